@@ -1,0 +1,206 @@
+"""The commands that build and look at archives: trace, pack, mar, check, inspect, predict, recipes."""
+
+import argparse
+import dataclasses
+import json
+import mimetypes
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers import artifact, integrity
+from handlers.artifact import Record
+from handlers.errors import KitError
+
+ROOT = Path(__file__).resolve().parent.parent
+_Subparsers = Any  # argparse's own type for this is private
+
+
+def register(subparsers: _Subparsers) -> None:
+    """Add the commands of this module."""
+    for name, run, text in (
+        ("trace", _trace, "compile and verify a recipe; writes the artifact folder"),
+        ("pack", _pack, "write the archive of a traced recipe"),
+        ("mar", _mar, "trace and pack, if the archive is missing or out of date"),
+    ):
+        parser = subparsers.add_parser(name, help=text, description=text)
+        parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
+        parser.add_argument("--target", default="cpu", help="cpu (default); several, best first: inf1,cpu")
+        parser.add_argument("--force", action="store_true", help="build even if nothing changed")
+        _add_folders(parser)
+        parser.set_defaults(run=run)
+    for name, run, text in (
+        ("check", _check, "run an archive in a clean interpreter and replay its golden requests"),
+        ("inspect", _inspect, "print what is inside an archive"),
+        ("predict", _predict, "answer requests from an archive without a server"),
+    ):
+        parser = subparsers.add_parser(name, help=text, description=text)
+        parser.add_argument("archive", metavar="FILE", type=Path, help="a .mar file")
+        if name == "predict":
+            parser.add_argument(
+                "requests", metavar="REQUEST", type=Path, nargs="+", help="a file with a request's body"
+            )
+        if name == "inspect":
+            parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
+        parser.set_defaults(run=run)
+    parser = subparsers.add_parser("recipes", help="list the shipped recipes")
+    parser.set_defaults(run=_recipes)
+
+
+def ensure_archive(model: str, target: str = "cpu", *, store: Path, build: Path, force: bool = False) -> Path:
+    """Return the archive of a recipe in ``store``, built if it is missing or anything it is made from has changed."""
+    from tracing import building, checking
+    from tracing.loading import load_recipe
+
+    target_names = target.split(",")
+    archive = store / f"{load_recipe(model, checked=False).recipe.name}.mar"
+    if archive.exists() and not force:
+        try:
+            if building.is_up_to_date(checking.read_archive_record(archive), model, target_names):
+                return archive
+        except KitError as exc:
+            _report(f"building again: {exc}")
+    _build(model, target_names, build, archive)
+    return archive
+
+
+def _build(model: str, target_names: Sequence[str], build: Path, archive: Path) -> Record:
+    from tracing import building
+
+    record = building.trace(model, target_names=target_names, folder=_artifact_folder(build, archive), progress=_report)
+    return _write(model, _artifact_folder(build, archive), archive, record)
+
+
+def _write(model: str, folder: Path, archive: Path, record: Record) -> Record:
+    from tracing import archiving
+    from tracing.loading import load_recipe
+
+    record = archiving.write_archive(folder, load_recipe(model), archive)
+    _report(f"wrote {archive}, {archive.stat().st_size / 1e6:.2f} MB, sha256 {integrity.hash_file(archive)}")
+    return record
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from tracing import building
+    from tracing.loading import load_recipe
+
+    archive = options.store / f"{load_recipe(options.model, checked=False).recipe.name}.mar"
+    folder = _artifact_folder(options.build, archive)
+    building.trace(options.model, target_names=options.target.split(","), folder=folder, progress=_report)
+    print(folder)
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from tracing.loading import load_recipe
+
+    archive = options.store / f"{load_recipe(options.model, checked=False).recipe.name}.mar"
+    folder = _artifact_folder(options.build, archive)
+    _write(options.model, folder, archive, artifact.read_record(folder))
+    print(archive)
+    return 0
+
+
+def _mar(options: argparse.Namespace) -> int:
+    existed = _modified(options)
+    archive = ensure_archive(
+        options.model, options.target, store=options.store, build=options.build, force=options.force
+    )
+    if existed == archive.stat().st_mtime_ns:
+        _report(f"{archive} is up to date")
+    print(archive)
+    return 0
+
+
+def _modified(options: argparse.Namespace) -> int | None:
+    from tracing.loading import load_recipe
+
+    archive: Path = options.store / f"{load_recipe(options.model, checked=False).recipe.name}.mar"
+    return archive.stat().st_mtime_ns if archive.exists() else None
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tracing import checking
+
+    record = checking.check_archive(options.archive, progress=_report)
+    print(f"{options.archive}: {record.name} {record.version} is fit to be served")
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from tracing import checking
+
+    record = checking.read_archive_record(options.archive)
+    digest = integrity.hash_file(options.archive)
+    if options.json:
+        print(json.dumps({"archive_sha256": digest, **dataclasses.asdict(record)}, indent=2, ensure_ascii=False))
+    else:
+        print(render_record(record, options.archive.stat().st_size, digest))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from tracing import checking
+
+    missing = [str(path) for path in options.requests if not path.is_file()]
+    if missing:
+        raise KitError(f"there is no file {', '.join(missing)}; give files that each hold the body of one request")
+    requests = [(path, mimetypes.guess_type(path.name)[0] or "application/octet-stream") for path in options.requests]
+    answers = checking.predict(options.archive, requests)
+    for answer in answers:
+        # As a server's client would see it; several answers, one to a line.
+        print(answer.body.decode("utf-8", "replace"))
+    return 0 if all(answer.status == 200 for answer in answers) else 1
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from tracing.loading import list_recipes, load_recipe
+
+    for name in list_recipes():
+        print(f"{name:<14} {load_recipe(name, checked=False).recipe.description}")
+    return 0
+
+
+def render_record(record: Record, size: int, digest: str) -> str:
+    """Return a record as a table for people."""
+    rows = [
+        ("model", f"{record.name} {record.version}  {record.description}".rstrip()),
+        ("archive", f"{size:,} bytes, sha256 {digest}"),
+        ("handler", record.handler.path),
+        ("golden requests", f"{', '.join(each.name for each in record.golden)} (within {record.golden_tolerance:g})"),
+        ("built with", ", ".join(f"{name} {version}" for name, version in record.built_with.items())),
+    ]
+    for variant in record.variants:
+        rows.append(("variant", variant.target + (" (EMULATED)" if variant.emulated else "")))
+        rows.append(("  versions", ", ".join(f"{name} {version}" for name, version in variant.versions.items())))
+        rows.append(("  parameters", f"{variant.parameters:,}"))
+        rows.append(("  cores a worker", str(variant.cores_per_worker)))
+        rows += [
+            (f"  batch {module.batch}", f"{_render_inputs(module)} -> {', '.join(variant.outputs)}  {module.file}")
+            for module in variant.modules
+        ]
+        rows += [(f"  {name}", f"{value:g}") for name, value in variant.verification.items()]
+    rows.append(("files", ""))
+    rows += [(f"  {digest[:16]}…", name) for name, digest in record.files.items()]
+    rows.append((f"  {record.record_sha256[:16]}…", integrity.RECORD_NAME))
+    return "\n".join(f"{name:<28}{value}".rstrip() for name, value in rows)
+
+
+def _render_inputs(module: artifact.Module) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in module.inputs)
+
+
+def _artifact_folder(build: Path, archive: Path) -> Path:
+    return build / archive.stem
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    store = Path(os.environ.get("MODEL_STORE", ROOT / "model_store"))
+    parser.add_argument("--store", type=Path, default=store, help="folder of the archive (default: model_store)")
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "artifacts", help="folder of artifacts")
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

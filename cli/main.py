@@ -1,0 +1,38 @@
+"""Entry point of ``torchserve-neuron``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cli import building, serving
+from handlers.errors import KitError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="torchserve-neuron",
+        description="From a trained PyTorch model to a REST service with TorchServe, on a CPU or AWS Inferentia.",
+    )
+    parser.add_argument("--version", action="version", version=f"torchserve-neuron {version('torchserve-neuron')}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    building.register(subparsers)
+    serving.register(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except KitError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough.
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

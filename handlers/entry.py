@@ -1,0 +1,52 @@
+"""The file that TorchServe imports from an archive: verifies the archive's files, then hands over to the service.
+
+It lies at the archive's root and imports nothing of the archive before the files are verified. It never raises: a
+worker that dies while it loads leaves clients hanging in TorchServe's retry loop, so the reason is answered instead.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+# Bytecode in the model folder would be one more thing to trust.
+sys.dont_write_bytecode = True
+
+
+class Entry:
+    """What TorchServe drives; the only class here, because TorchServe takes a module with exactly one."""
+
+    def __init__(self):
+        self.service = None
+        self.reason = "the worker is still starting"
+
+    def initialize(self, context):
+        """Verify the archive and start the service."""
+        try:
+            folder = Path(context.system_properties["model_dir"]).resolve()
+            from handlers import integrity
+
+            integrity.verify_files(folder)
+            from handlers.service import Service
+
+            service = Service(folder)
+            service.initialize()
+            self.service = service
+        except Exception as exc:
+            traceback.print_exc()
+            kind = type(exc).__name__
+            # Our own errors are sentences for people; of others the kind is half of the message.
+            self.reason = str(exc) if kind == "BrokenArchive" else "the archive does not start: %s: %s" % (kind, exc)
+
+    def handle(self, rows, context):
+        """Return one answer for each row."""
+        if self.service is not None:
+            return self.service.handle(rows, context)
+        return [self._refuse(context, index) for index in range(len(rows))]
+
+    def _refuse(self, context, index):
+        context.set_response_content_type(index, "application/json")
+        if context.get_request_header(index, "describe"):
+            return json.dumps({"status": "cannot serve", "reason": self.reason, "retrying": False}).encode()
+        context.set_response_status(503, "Service Unavailable", index)
+        return json.dumps({"code": 503, "type": "BrokenArchive", "message": self.reason}).encode()

@@ -1,0 +1,138 @@
+"""The handler for image classification, with TorchServe's conventions: ``{label: probability}``, largest first."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from handlers import images
+from handlers.artifact import TensorSpec
+from handlers.errors import BadRequest, ModelError
+from handlers.handler import Handler, Tensors
+
+_ACTIVATIONS = ("softmax", "sigmoid", "none")
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """The settings of an image classifier."""
+
+    labels: Tuple[str, ...]  # one for each output of the model, in order
+    mean: Tuple[float, ...] = (0.0, 0.0, 0.0)  # subtracted from each of R, G, B on the scale 0 to 1
+    std: Tuple[float, ...] = (1.0, 1.0, 1.0)  # then divided by
+    activation: str = "softmax"  # from the model's outputs to probabilities; "none" if it gives them itself
+    top_k: int = 5  # how many labels an answer holds
+    crop_share: float = 1.0  # side of the centre crop over the largest that fits; 0.875 for 224 of 256
+    most_bytes: int = 8 * 1024 * 1024  # of one picture file
+    most_pixels: int = 40_000_000  # of one picture; decoding takes 3 to 4 bytes of memory for each
+
+    def faults(self) -> List[str]:
+        """Return what is wrong with the settings, a sentence each."""
+        checks = [
+            (len(self.labels) > 0 and all(isinstance(each, str) for each in self.labels), "labels: a list of texts"),
+            (len(set(self.labels)) == len(self.labels), f"labels: no label twice, {_twice(self.labels)} is"),
+            (_are_numbers(self.mean, 3), "mean: three numbers on the scale 0 to 1"),
+            (_are_numbers(self.std, 3) and all(each > 0 for each in self.std), "std: three numbers over 0"),
+            (self.activation in _ACTIVATIONS, f"activation: one of {', '.join(_ACTIVATIONS)}"),
+            (isinstance(self.top_k, int) and self.top_k > 0, "top_k: a whole number over 0"),
+            (_are_numbers((self.crop_share,), 1) and 0 < self.crop_share <= 1, "crop_share: over 0, at most 1"),
+            (isinstance(self.most_bytes, int) and self.most_bytes > 0, "most_bytes: a whole number over 0"),
+            (isinstance(self.most_pixels, int) and self.most_pixels > 0, "most_pixels: a whole number over 0"),
+        ]
+        return [f"settings: expected {what}" for right, what in checks if not right]
+
+
+class ImageClassifier(Handler):
+    """A picture in, the most probable labels out."""
+
+    def __init__(self, settings: Dict[str, Any], inputs: Sequence[TensorSpec]) -> None:
+        super().__init__(settings, inputs)
+        self.image = ImageSettings(**{**settings, "labels": tuple(settings["labels"])})
+        # (x / 255 - mean) / std as one multiplication and one addition for each channel.
+        std = torch.tensor(self.image.std, dtype=torch.float32).reshape(1, 3, 1, 1)
+        mean = torch.tensor(self.image.mean, dtype=torch.float32).reshape(1, 3, 1, 1)
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._size = (self.inputs[0].shape[2], self.inputs[0].shape[3])
+
+    @classmethod
+    def check_settings(cls, settings: Dict[str, Any], inputs: Sequence[TensorSpec]) -> List[str]:
+        """Return the faults in a recipe's settings and inputs, a sentence each."""
+        faults = []
+        shapes = [spec.shape for spec in inputs]
+        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3:
+            faults.append(f"inputs: expected one of shape (batch, 3, height, width), found {shapes}")
+        known = ImageSettings.__dataclass_fields__
+        faults += [
+            f"settings: unknown {name!r}; expected one of {', '.join(known)}" for name in settings if name not in known
+        ]
+        if not isinstance(settings.get("labels"), (list, tuple)):
+            return [*faults, "settings: expected labels: a list of texts, one for each output of the model"]
+        kept = {name: value for name, value in settings.items() if name in known}
+        return faults + ImageSettings(**{**kept, "labels": tuple(settings["labels"])}).faults()
+
+    def check_outputs(self, outputs: Tensors) -> List[str]:
+        """Return the faults in the model's raw outputs, a sentence each."""
+        shape, labels = list(outputs[0].shape), len(self.image.labels)
+        if len(shape) != 2 or shape[1] != labels:
+            return [f"the model's first output has shape {shape}, expected (batch, {labels}): one for each label"]
+        scores = outputs[0].float()
+        in_range = bool(((scores >= 0) & (scores <= 1)).all())
+        if self.image.activation == "softmax" and in_range and bool(((scores.sum(dim=1) - 1).abs() < 1e-3).all()):
+            return ["the model's outputs are probabilities already; say activation='none' in the settings"]
+        if self.image.activation == "none" and not in_range:
+            return ["the model's outputs are no probabilities; say activation='softmax' or 'sigmoid' in the settings"]
+        return []
+
+    def preprocess(self, item: Any) -> Tuple[np.ndarray]:
+        """Return a picture file's pixels, uint8 of shape (height, width, 3)."""
+        if not isinstance(item, bytes):
+            raise BadRequest(f"found {type(item).__name__}, expected the bytes of a picture file")
+        image = images.decode_image(item, most_bytes=self.image.most_bytes, most_pixels=self.image.most_pixels)
+        return (images.resize_to(image, self._size, crop_share=self.image.crop_share),)
+
+    def collate(self, samples: Sequence[Tuple[Any, ...]]) -> Tensors:
+        """Return pictures as one normalised float32 tensor of shape (N, 3, height, width)."""
+        pixels = torch.from_numpy(np.stack([sample[0] for sample in samples]))
+        normalised = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self._scale).add_(self._shift)
+        return (normalised.contiguous().to(getattr(torch, self.inputs[0].dtype)),)
+
+    def activate(self, outputs: Tensors) -> Tensors:
+        """Return probabilities, float32 of shape (N, labels)."""
+        scores = outputs[0].to(torch.float32)
+        if self.image.activation == "softmax":
+            scores = torch.softmax(scores, dim=1)
+        elif self.image.activation == "sigmoid":
+            scores = torch.sigmoid(scores)
+        return (scores,)
+
+    def postprocess(self, outputs: Tensors) -> Dict[str, float]:
+        """Return the ``top_k`` labels with their probabilities, largest first; equal ones in the labels' order."""
+        values: List[float] = outputs[0].tolist()
+        if not all(math.isfinite(value) for value in values):
+            raise ModelError("the model gave a probability that is not a number for this picture")
+        best = sorted(range(len(values)), key=lambda index: (-values[index], index))[: self.image.top_k]
+        return {self.image.labels[index]: values[index] for index in best}
+
+    def as_tensors(self, answers: Sequence[Any]) -> List[Dict[str, Any]]:
+        """Return answers as two KServe v2 tensors of shape (N, top_k): labels and probabilities."""
+        labels = [label for answer in answers for label in answer]
+        shape = [len(answers), len(labels) // len(answers)]
+        values = [value for answer in answers for value in answer.values()]
+        return [
+            {"name": "labels", "datatype": "BYTES", "shape": shape, "data": labels},
+            {"name": "probabilities", "datatype": "FP32", "shape": shape, "data": values},
+        ]
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == count
+        and all(isinstance(each, (int, float)) and math.isfinite(each) for each in values)
+    )
+
+
+def _twice(labels: Sequence[str]) -> str:
+    return ", ".join(sorted({repr(label) for label in labels if labels.count(label) > 1})) or "none"

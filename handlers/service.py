@@ -1,0 +1,147 @@
+"""The life of a worker as TorchServe sees it: ``initialize`` once, then ``handle`` for each batch.
+
+A worker that cannot serve answers every request at once with 503 and the reason, because TorchServe lets clients hang
+while a worker dies and restarts. Where waiting can help (no free core), it tries again in the background.
+"""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from handlers.errors import CannotServe, KitError, ModelError, NotOffered, RequestError
+from handlers.payloads import Payload, read_payload
+from handlers.worker import Worker, start_worker
+
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts to start; doubled each time
+_REASONS = {400: "Bad Request", 413: "Payload Too Large", 415: "Unsupported Media Type", 501: "Not Implemented"}
+_REASONS.update({500: "Internal Server Error", 503: "Service Unavailable"})
+
+
+class Service:
+    """One worker: starting, ready, or unable to serve."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.worker: Optional[Worker] = None
+        self.fault: Optional[CannotServe] = None
+        self.attempts = 0
+        self.ready_since = 0.0
+
+    def initialize(self) -> None:
+        """Start the worker; never raises, because the reason is to reach the clients."""
+        self._try_start()
+        if self.fault is not None and self.fault.retryable:
+            threading.Thread(target=self._keep_trying, name="start-again", daemon=True).start()
+
+    def handle(self, rows: List[Mapping[str, Any]], context: Any) -> List[bytes]:
+        """Return one encoded answer for each row, in order, whatever the rows hold."""
+        answers: List[Any] = [None] * len(rows)
+        payloads: Dict[int, Payload] = {}
+        for index, row in enumerate(rows):
+            headers = _read_headers(context, index)
+            if headers.get("describe") == "True":
+                answers[index] = self.describe()
+                continue
+            try:
+                payloads[index] = self._read(row, headers)
+            except KitError as exc:
+                answers[index] = exc
+        if payloads and self.worker is not None:
+            for index, answer in zip(payloads, self.worker.answer(list(payloads.values()))):
+                answers[index] = answer
+        return [_encode(answer, context, index) for index, answer in enumerate(answers)]
+
+    def describe(self) -> Dict[str, Any]:
+        """Return the worker's state, for ``GET /models/<name>?customized=true``."""
+        if self.worker is None:
+            state: Dict[str, Any] = {"status": "cannot serve" if self.fault else "starting", "attempts": self.attempts}
+            if self.fault is not None:
+                state.update(type=type(self.fault).__name__, reason=str(self.fault), retrying=self.fault.retryable)
+            return state
+        worker = self.worker
+        return {
+            "status": "ready",
+            "attempts": self.attempts,
+            "ready_since": round(self.ready_since, 3),
+            "model": worker.record.name,
+            "version": worker.record.version,
+            "target": worker.variant.target,
+            "emulated": worker.variant.emulated,
+            "passed_over": worker.passed_over,
+            "cores": list(worker.lease.cores),
+            "core_shared": worker.lease.place > 0,
+            "batch_sizes": sorted(worker.runs),
+            "golden_requests": len(worker.record.golden),
+            "start_seconds": worker.seconds,
+        }
+
+    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Payload:
+        if self.worker is None:
+            raise self.fault or CannotServe("the worker is still starting")
+        if headers.get("explain") == "True":
+            raise NotOffered(f"{self.worker.record.name} offers no explanations; use /predictions")
+        return read_payload(row, _content_types(headers))
+
+    def _try_start(self) -> None:
+        self.attempts += 1
+        try:
+            worker = start_worker(self.folder)
+        except CannotServe as exc:
+            self.fault = exc
+        except Exception as exc:
+            self.fault = CannotServe(f"the worker did not start ({type(exc).__name__}: {exc})")
+            self.fault.__cause__ = exc
+        else:
+            self.worker, self.fault, self.ready_since = worker, None, time.time()
+            if worker.lease.place > 0:
+                _warn(f"shares core(s) {list(worker.lease.cores)} with another worker: no core is free on this host")
+            return
+        _warn(f"cannot serve: {self.fault}")
+
+    def _keep_trying(self) -> None:
+        wait = _FIRST_WAIT
+        while self.fault is not None and self.fault.retryable:
+            time.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT)
+            self._try_start()
+
+
+def encode_error(error: KitError) -> Tuple[int, bytes]:
+    """Return the HTTP status and JSON body ``{code, type, message}`` for an error."""
+    status = error.status if isinstance(error, (RequestError, ModelError)) else 503
+    body = {"code": status, "type": type(error).__name__, "message": str(error)}
+    return status, json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _encode(answer: Any, context: Any, index: int) -> bytes:
+    if not isinstance(answer, KitError):
+        try:
+            body = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+            context.set_response_content_type(index, "application/json")
+            return body
+        except (ValueError, TypeError) as exc:
+            answer = ModelError(f"the handler's answer cannot be written as JSON: {exc}")
+    status, body = encode_error(answer)
+    context.set_response_content_type(index, "application/json")
+    context.set_response_status(status, _REASONS[status], index)
+    return body
+
+
+def _read_headers(context: Any, index: int) -> Mapping[str, Any]:
+    """Return a request's headers with lower-case names: TorchServe keeps the client's spelling."""
+    return {str(name).lower(): value for name, value in (context.get_all_request_header(index) or {}).items()}
+
+
+def _content_types(headers: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the lower-case content type of each field; TorchServe notes it under the field's name."""
+    types = {name: value.get("content-type", "") for name, value in headers.items() if isinstance(value, dict)}
+    types.setdefault("body", str(headers.get("content-type", "")))
+    return {name: str(value).lower() for name, value in types.items()}
+
+
+def _warn(message: str) -> None:
+    # TorchServe logs a worker's standard error as warnings, one line each.
+    print(message.replace("\n", " "), file=sys.stderr, flush=True)

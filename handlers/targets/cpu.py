@@ -1,0 +1,115 @@
+"""The target ``cpu``: any x86 or ARM host, one worker for each processor."""
+
+import copy
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+
+from handlers import cores
+from handlers.artifact import TensorSpec
+
+PLACES_VARIABLE = "TORCHSERVE_NEURON_WORKERS_PER_CORE"
+_PRECISIONS = ("fp32", "bf16")
+
+Outputs = Tuple[torch.Tensor, ...]
+
+
+def missing(emulated: bool) -> Optional[str]:
+    """Return why this target cannot be used here: never, unless the variant claims to be emulated."""
+    return "a cpu variant is never emulated; the record is wrong" if emulated else None
+
+
+def host_cores() -> List[int]:
+    """Return the processors that this process may run on."""
+    return cores.host_cpus()
+
+
+def places() -> int:
+    """Return how many workers may share a processor: 4, or ``TORCHSERVE_NEURON_WORKERS_PER_CORE``.
+
+    A second server or model on one machine should serve slowly rather than not at all; 1 forbids it.
+    """
+    return max(1, int(os.environ.get(PLACES_VARIABLE, "4")))
+
+
+def prepare(leased: Sequence[int]) -> None:
+    """Run on the leased processors only, with as many threads, so that two workers never fight over one."""
+    os.environ["OMP_NUM_THREADS"] = str(len(leased))
+    torch.set_num_threads(len(leased))
+    cores.bind_process(leased)
+
+
+def versions() -> Dict[str, str]:
+    """Return the versions that decide what ``compile`` gives."""
+    return {"torch": torch.__version__, "machine": platform.machine()}
+
+
+def check_options(options: Dict[str, Any]) -> List[str]:
+    """Return the faults in a recipe's options for this target: ``precision`` is "fp32" (default) or "bf16"."""
+    faults = [f"unknown option {name!r}; cpu has 'precision'" for name in sorted(set(options) - {"precision"})]
+    precision = options.get("precision", "fp32")
+    if precision not in _PRECISIONS:
+        faults.append(f"precision is {precision!r}, expected one of {', '.join(_PRECISIONS)}")
+    return faults
+
+
+def compile(  # noqa: A001  the same name in every target
+    model: torch.nn.Module, inputs: Sequence[torch.Tensor], options: Dict[str, Any]
+) -> torch.jit.ScriptModule:
+    """Return ``model`` traced at the shapes of ``inputs`` and frozen.
+
+    Weights are laid out channels-last, which the convolutions of every x86 kernel library want.
+    """
+    half = options.get("precision", "fp32") == "bf16"
+    prepared = _ChannelsLast(model, bf16=half).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch 2.13 says that TorchScript will go; TorchServe takes nothing else.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        traced = torch.jit.trace(prepared, tuple(inputs), check_trace=False, strict=False)
+        return torch.jit.freeze(traced)
+
+
+def load(path: Path, specs: Sequence[TensorSpec]) -> Callable[..., Outputs]:
+    """Return the compiled file as a function of tensors that returns a tuple of tensors."""
+    # The oneDNN graph fuser halves the time of a small residual network (docs/performance.md); it works at the first
+    # runs of a loaded module, so a module is loaded apart for each shape and warmed up.
+    if hasattr(torch.jit, "enable_onednn_fusion"):
+        torch.jit.enable_onednn_fusion(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        module = torch.jit.load(str(path), map_location="cpu")
+
+    def run(*tensors: torch.Tensor) -> Outputs:
+        with torch.inference_mode():
+            return _as_tuple(module(*tensors))
+
+    return run
+
+
+class _ChannelsLast(torch.nn.Module):
+    """The model with its convolution weights in channels-last order, and in bf16 if asked for."""
+
+    def __init__(self, model: torch.nn.Module, *, bf16: bool) -> None:
+        super().__init__()
+        self.bf16 = bf16
+        model = copy.deepcopy(model)  # both conversions work in place, and the caller compares with the original
+        self.model = (model.bfloat16() if bf16 else model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, *tensors: torch.Tensor) -> Outputs:
+        outputs = _as_tuple(self.model(*(self._convert(tensor) for tensor in tensors)))
+        return tuple(tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in outputs)
+
+    def _convert(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.bf16 and tensor.is_floating_point():
+            tensor = tensor.bfloat16()
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _as_tuple(outputs: Any) -> Outputs:
+    if isinstance(outputs, torch.Tensor):
+        return (outputs,)
+    return tuple(outputs.values() if isinstance(outputs, dict) else outputs)

@@ -1,0 +1,267 @@
+"""A worker made ready: variant chosen, cores leased, modules loaded, warmed up and checked against golden requests."""
+
+import importlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import torch
+
+from handlers import artifact, cores, targets
+from handlers.artifact import Module, Record, Variant
+from handlers.batching import pad_batch, plan_batches
+from handlers.errors import CannotServe, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget
+from handlers.handler import Handler, Tensors
+from handlers.payloads import Payload, read_payload
+
+Run = Callable[..., Tensors]
+
+
+@dataclass
+class Worker:
+    """All that answering takes, and the figures of getting there."""
+
+    record: Record
+    variant: Variant
+    handler: Handler
+    runs: Dict[int, Run]  # compiled batch size -> the loaded module
+    lease: cores.Lease
+    passed_over: List[str]  # why variants before this one were not taken
+    seconds: Dict[str, float] = field(default_factory=dict)  # how long each step of the start took
+
+    def answer(self, payloads: Sequence[Payload]) -> List[Any]:
+        """Return for each payload its answer, or the ``KitError`` that stands in its place.
+
+        Items of all payloads share compiled batches. If such a batch fails, each payload is run again alone, so that
+        one that the model cannot take fails alone.
+        """
+        samples = [self._preprocess(payload) for payload in payloads]
+        good = [index for index, each in enumerate(samples) if not isinstance(each, KitError)]
+        results: List[Any] = list(samples)
+        try:
+            answers = self._run([sample for index in good for sample in samples[index]])
+        except Exception:
+            for index in good:
+                results[index] = self._run_alone(samples[index])
+        else:
+            for index in good:
+                results[index], answers = answers[: len(samples[index])], answers[len(samples[index]) :]
+        return [self._wrap(payload, result) for payload, result in zip(payloads, results)]
+
+    def _preprocess(self, payload: Payload) -> Any:
+        samples = []
+        for position, item in enumerate(payload.items):
+            try:
+                samples.append(self.handler.preprocess(item))
+            except KitError as exc:
+                if len(payload.items) > 1:
+                    return type(exc)(f"item {position}: {exc}")
+                return exc
+            except Exception as exc:
+                return _unexpected("preprocess", exc)
+        return samples
+
+    def _run_alone(self, samples: List[Any]) -> Any:
+        try:
+            return self._run(samples)
+        except KitError as exc:
+            return exc
+        except Exception as exc:
+            return _unexpected("the model", exc)
+
+    def _run(self, samples: List[Any]) -> List[Any]:
+        """Return the answers to preprocessed items, a ``KitError`` in place of each that has none."""
+        answers: List[Any] = []
+        for start, stop, size in plan_batches(len(samples), sorted(self.runs)):
+            inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(samples[start:stop]))
+            outputs = self.handler.activate(tuple(out[: stop - start] for out in self.runs[size](*inputs)))
+            answers += [self._postprocess(tuple(out[row] for out in outputs)) for row in range(stop - start)]
+        return answers
+
+    def _postprocess(self, outputs: Tensors) -> Any:
+        try:
+            return self.handler.postprocess(outputs)
+        except KitError as exc:
+            return exc
+        except Exception as exc:
+            return _unexpected("postprocess", exc)
+
+    def _wrap(self, payload: Payload, result: Any) -> Any:
+        if isinstance(result, KitError):
+            return result
+        for answer in result:
+            if isinstance(answer, KitError):
+                return answer
+        if payload.form == "instances":
+            return {"predictions": result}
+        if payload.form == "tensors":
+            outputs = self.handler.as_tensors(result)
+            wrapped = {"model_name": self.record.name, "model_version": self.record.version, "outputs": outputs}
+            return {**wrapped, "id": payload.request_id} if payload.request_id is not None else wrapped
+        return result[0]
+
+
+def start_worker(folder: Path) -> Worker:
+    """Return a worker for the unpacked archive in ``folder``; raise the ``CannotServe`` that says why there is none.
+
+    The files must have been verified before (``handlers.integrity``).
+    """
+    began = time.monotonic()
+    record = artifact.read_record(folder)
+    variant, passed_over = choose_variant(record)
+    target = targets.get_target(variant.target)
+    lease = cores.take_lease(
+        variant.target,
+        variant.cores_per_worker,
+        host_cores=target.host_cores(),
+        places=target.places(),
+        label=f"{record.name} {record.version}",
+    )
+    try:
+        target.prepare(lease.cores)
+        handler = make_handler(record, variant)
+        loading = time.monotonic()
+        runs = {module.batch: _load(target, folder, module) for module in variant.modules}
+        warming = time.monotonic()
+        for module in variant.modules:
+            _warm_up(runs[module.batch], module)
+        worker = Worker(record, variant, handler, runs, lease, passed_over)
+        replaying = time.monotonic()
+        replay_golden(worker, folder)
+        steps = (began, loading, warming, replaying, time.monotonic())
+        names = ("prepare", "load", "warm_up", "golden")
+        worker.seconds = {name: round(steps[n + 1] - steps[n], 3) for n, name in enumerate(names)}
+        return worker
+    except BaseException:
+        lease.release()
+        raise
+
+
+def choose_variant(record: Record) -> Tuple[Variant, List[str]]:
+    """Return the first variant that can run on this host, and why those before it cannot; raise ``NoTarget``."""
+    reasons = []
+    for variant in record.variants:
+        try:
+            reason = targets.get_target(variant.target).missing(variant.emulated)
+        except NoTarget as exc:
+            reason = str(exc)
+        if reason is None:
+            return variant, reasons
+        reasons.append(f"{variant.target}: {reason}")
+    raise NoTarget(f"no variant of {record.name} can run on this host: " + "; ".join(reasons))
+
+
+def make_handler(record: Record, variant: Variant) -> Handler:
+    """Return the handler that the record names, with its settings."""
+    module, _, name = record.handler.path.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        handler: Handler = kind(dict(record.handler.settings), variant.modules[0].inputs)
+        return handler
+    except Exception as exc:
+        raise ModelUnusable(f"the handler {record.handler.path} cannot be made: {_name(exc)}") from exc
+
+
+def replay_golden(worker: Worker, folder: Path) -> None:
+    """Raise ``GoldenMismatch`` unless every golden request gets its expected answer, alone and in mixed batches."""
+    payloads = []
+    for golden in worker.record.golden:
+        body = (folder / golden.file).read_bytes()
+        payloads.append(read_payload({"body": body}, {"body": golden.content_type}))
+    if not payloads:
+        return
+    for size in sorted(worker.runs):
+        # Every request in every batch size, with other neighbours in each; alone where the size is 1.
+        for start in range(0, len(payloads), size):
+            picked = [(start + step) % len(payloads) for step in range(size)]
+            answers = worker.answer([payloads[index] for index in picked])
+            for index, answer in zip(picked, answers):
+                _compare_golden(worker.record, index, size, answer)
+
+
+def _compare_golden(record: Record, index: int, size: int, answer: Any) -> None:
+    golden = record.golden[index]
+    where = f"golden request {golden.name} in a batch of {size}"
+    if isinstance(answer, KitError):
+        raise GoldenMismatch(f"{where} was refused: {answer}") from answer
+    fault = find_difference(golden.answer, json.loads(json.dumps(answer)), record.golden_tolerance)
+    if fault:
+        raise GoldenMismatch(
+            f"{where}: {fault}. The model in this archive does not answer as it did when it was verified; "
+            "trace and pack it again"
+        )
+
+
+def find_difference(expected: Any, found: Any, tolerance: float, where: str = "answer") -> str:
+    """Return how two JSON values differ, or "". Numbers may be ``tolerance`` apart.
+
+    In an object of numbers, such as the top five labels, a key may be missing on one side as long as its number is
+    not above the smallest on that side: the fifth and sixth of a ranking may trade places.
+    """
+    if isinstance(expected, bool) or isinstance(found, bool) or expected is None or isinstance(expected, str):
+        return "" if expected == found else f"{where} is {found!r}, expected {expected!r}"
+    if isinstance(expected, (int, float)) and isinstance(found, (int, float)):
+        off = abs(expected - found)
+        return "" if off <= tolerance else f"{where} is {found:.6g}, expected {expected:.6g} within {tolerance:g}"
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return _find_key_difference(expected, found, tolerance, where)
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        pairs = enumerate(zip(expected, found))
+        return next((d for n, (a, b) in pairs for d in [find_difference(a, b, tolerance, f"{where}[{n}]")] if d), "")
+    return f"{where} is {json.dumps(found)[:80]}, expected {json.dumps(expected)[:80]}"
+
+
+def _find_key_difference(expected: Dict[str, Any], found: Dict[str, Any], tolerance: float, where: str) -> str:
+    for key in [*expected, *(key for key in found if key not in expected)]:
+        if key in expected and key in found:
+            difference = find_difference(expected[key], found[key], tolerance, f"{where}[{key!r}]")
+            if difference:
+                return difference
+            continue
+        value, other = (expected[key], found) if key in expected else (found[key], expected)
+        lowest = min((each for each in other.values() if _is_number(each)), default=0.0)
+        if not _is_number(value) or value > lowest + tolerance:
+            return f"{where} {'lacks' if key in expected else 'has the unexpected'} {key!r}"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _load(target: Any, folder: Path, module: Module) -> Run:
+    try:
+        run: Run = target.load(folder / module.file, module.inputs)
+        return run
+    except CannotServe:
+        raise
+    except Exception as exc:
+        raise ModelUnusable(f"{module.file} does not load as TorchScript: {_name(exc)}") from exc
+
+
+def _warm_up(run: Run, module: Module) -> None:
+    """Run a module until its graph is optimised: the first run records shapes, the second compiles for them."""
+    inputs = [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs]
+    shapes = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in module.inputs)
+    try:
+        for _ in range(3):
+            outputs = run(*inputs)
+    except Exception as exc:
+        raise ModelUnusable(f"{module.file} does not run at its compiled shape ({shapes}): {_name(exc)}") from exc
+    for output in outputs:
+        if output.dim() == 0 or output.shape[0] != module.batch:
+            raise ModelUnusable(
+                f"{module.file} gives an output of shape {list(output.shape)} for a batch of {module.batch}; "
+                "expected the batch as first dimension"
+            )
+
+
+def _unexpected(step: str, exc: BaseException) -> KitError:
+    return ModelError(f"{step} failed on this request: {_name(exc)}")
+
+
+def _name(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return f"{type(exc).__name__}: {lines[-1].strip() if lines else ''}"[:400]

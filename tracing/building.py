@@ -1,0 +1,253 @@
+"""The build, step by step: recipe -> artifact folder -> archive; and whether an archive is out of date."""
+
+import hashlib
+import mimetypes
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from handlers import artifact, integrity, targets
+from handlers.artifact import Golden, HandlerSpec, Record, TensorSpec, Variant
+from tracing.errors import BuildError, RecipeError
+from tracing.loading import LoadedRecipe, build_model, importing_from, load_recipe, modules_from
+from tracing.recipe import handler_file, handler_path, tensor_specs
+
+Progress = Callable[[str], None]
+KIT = Path(__file__).resolve().parent.parent
+# What decides the bytes of an archive besides the recipe and the kit's own code.
+_PACKAGES = ("numpy", "pillow", "torch", "torch-model-archiver")
+_GENERATED_ITEMS = 8  # random inputs that the verification adds to the golden requests
+
+
+def trace(model: str, *, target_names: Sequence[str], folder: Path, progress: Progress) -> Record:
+    """Build the artifact of the recipe ``model`` in ``folder``, replacing what is there, and return its record.
+
+    The archive prefers the targets in the order given. Raises ``KitError`` with all that is wrong; ``folder`` is then
+    left as it was.
+    """
+    for name in target_names:
+        targets.get_target(name)
+    loaded = load_recipe(model)
+    progress(f"recipe {loaded.recipe.name} {loaded.recipe.version} from {loaded.file}")
+    building = folder.with_name(folder.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        with importing_from(loaded.folder):
+            record = _trace_into(building, loaded, target_names, progress)
+        (building / integrity.RECORD_NAME).write_bytes(artifact.dump_record(record))
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+        return record
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def is_up_to_date(record: Record, model: str, target_names: Sequence[str]) -> bool:
+    """Whether an archive with this record is what building ``model`` for these targets would give now."""
+    try:
+        loaded = load_recipe(model, checked=False)
+        code = [name.removeprefix("code/") for name in record.sources if name.startswith("code/")]
+        sources = _hash_sources(loaded, [loaded.folder / name for name in code])
+    except (OSError, RecipeError):
+        return False
+    return (
+        record.sources == sources
+        and record.built_with == _list_versions()
+        and [variant.target for variant in record.variants] == list(target_names)
+    )
+
+
+def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str], progress: Progress) -> Record:
+    import torch
+
+    # One thread: sums are then taken in one order, and the figures are the same on every build.
+    torch.set_num_threads(1)
+    recipe = loaded.recipe
+    bodies = _copy_golden(folder, loaded)
+    handler = _make_handler(loaded)
+    model = build_model(loaded)
+    variants = tuple(_build_variant(name, model, handler, bodies, loaded, folder, progress) for name in target_names)
+    golden = _answer_golden(model, handler, bodies, loaded, variants[0])
+    return Record(
+        format=artifact.FORMAT,
+        name=recipe.name,
+        version=recipe.version,
+        description=recipe.description,
+        handler=HandlerSpec(handler_path(recipe.handler), _plain(recipe.settings)),
+        variants=variants,
+        golden=golden,
+        golden_tolerance=float(recipe.tolerances.golden),
+        sources=_hash_sources(loaded, list(modules_from(loaded.folder).values())),
+        built_with=_list_versions(),
+        files={name: integrity.hash_file(folder / name) for name in _list_files(folder)},
+    )
+
+
+def _build_variant(
+    target: str,
+    model: Any,  # Any: a torch.nn.Module, whose package is imported late
+    handler: Any,
+    bodies: Sequence[tuple[Golden, bytes]],
+    loaded: LoadedRecipe,
+    folder: Path,
+    progress: Progress,
+) -> Variant:
+    from tracing.compiling import compile_modules, generate_inputs
+    from tracing.preflight import run_preflight
+    from tracing.verifying import verify_model
+
+    recipe = loaded.recipe
+    samples = [handler.preprocess(item) for golden, body in bodies for item in _read_items(golden, body)]
+    real = handler.collate(samples)
+    names = run_preflight(model, handler, real)
+    progress(f"preflight passed on {len(samples)} golden items; outputs: {', '.join(names)}")
+    options = dict(recipe.targets.get(target, {}))
+    modules = compile_modules(
+        model,
+        target=target,
+        inputs=recipe.inputs,
+        batch_sizes=recipe.batch_sizes,
+        options=options,
+        folder=folder,
+        progress=progress,
+    )
+    backend = targets.get_target(target)
+    runs = {module.batch: backend.load(folder / module.file, module.inputs) for module in modules}
+    generated = generate_inputs(recipe.inputs, _GENERATED_ITEMS, seed=1)
+    items = [
+        tuple(tensor[row] for tensor in tensors) for tensors in (real, generated) for row in range(len(tensors[0]))
+    ]
+    figures = verify_model(model, runs, items, names=names, tolerances=recipe.tolerances, activate=handler.activate)
+    progress(
+        f"verified {target} on {len(items)} items in batches of {', '.join(map(str, sorted(runs)))}: largest error "
+        f"{figures['max_abs_error']:.1e}, cosine {figures['min_cosine']:.6f}, top-1 {figures['top1_agreement']:.3f}"
+    )
+    return Variant(
+        target=target,
+        emulated=False,
+        modules=modules,
+        outputs=names,
+        cores_per_worker=recipe.cores_per_worker,
+        options=_plain(options),
+        versions=backend.versions(),
+        parameters=sum(value.numel() for value in model.parameters()),
+        verification=figures,
+    )
+
+
+def _answer_golden(
+    model: Any, handler: Any, bodies: Sequence[tuple[Golden, bytes]], loaded: LoadedRecipe, variant: Variant
+) -> tuple[Golden, ...]:
+    """Return the golden requests with the eager model's answers, numbers rounded to six decimals."""
+    from handlers.cores import Lease
+    from handlers.errors import KitError
+    from handlers.worker import Worker
+    from tracing.preflight import as_tuple
+
+    blank = Record(
+        artifact.FORMAT, loaded.recipe.name, loaded.recipe.version, "", HandlerSpec("", {}), (variant,), (), 0.0
+    )
+    worker = Worker(blank, variant, handler, {1: lambda *x: as_tuple(model(*x))}, Lease((), 0, []), [])
+    answered = []
+    for golden, body in bodies:
+        (answer,) = worker.answer([_read(golden, body)])
+        if isinstance(answer, KitError):
+            raise RecipeError(str(loaded.file), [f"golden: {golden.name} is refused by the handler: {answer}"])
+        answered.append(Golden(golden.name, golden.file, golden.content_type, _round_numbers(answer)))
+    return tuple(answered)
+
+
+def _copy_golden(folder: Path, loaded: LoadedRecipe) -> list[tuple[Golden, bytes]]:
+    (folder / "golden").mkdir()
+    copied = []
+    for number, path in enumerate(loaded.recipe.golden):
+        body = (loaded.folder / path).read_bytes()
+        name = Path(path).name
+        file = f"golden/{number}-{name}"
+        (folder / file).write_bytes(body)
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        copied.append((Golden(name, file, kind, None), body))
+    return copied
+
+
+def _read(golden: Golden, body: bytes) -> Any:
+    from handlers.payloads import read_payload
+
+    return read_payload({"body": body}, {"body": golden.content_type})
+
+
+def _read_items(golden: Golden, body: bytes) -> list[Any]:
+    from handlers.errors import RequestError
+
+    try:
+        return list(_read(golden, body).items)
+    except RequestError as exc:
+        raise BuildError(f"golden request {golden.name} cannot be read: {exc}") from exc
+
+
+def _make_handler(loaded: LoadedRecipe) -> Any:
+    import importlib
+
+    module, _, name = handler_path(loaded.recipe.handler).partition(":")
+    inputs: tuple[TensorSpec, ...] = tensor_specs(loaded.recipe.inputs, 1)
+    return getattr(importlib.import_module(module), name)(_plain(loaded.recipe.settings), inputs)
+
+
+def _hash_sources(loaded: LoadedRecipe, code: Sequence[Path]) -> dict[str, str]:
+    """Return name -> sha256 of all that the recipe's archive is made from; names do not depend on the machine."""
+    recipe, folder = loaded.recipe, loaded.folder
+    files = {f"code/{path.resolve().relative_to(folder).as_posix()}": path for path in (loaded.file, *code)}
+    own = handler_file(recipe, folder)
+    if own is not None:
+        files[f"code/{own.name}"] = own
+    if recipe.checkpoint is not None:
+        files["checkpoint"] = folder / recipe.checkpoint
+    for what, paths in (("golden", recipe.golden), ("extra", recipe.extra_files)):
+        files.update({f"{what}/{number}-{Path(path).name}": folder / path for number, path in enumerate(paths)})
+    return {name: integrity.hash_file(path) for name, path in sorted(files.items())}
+
+
+def _list_versions() -> dict[str, str]:
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {**versions, "python": artifact.python_version(), "machine": platform.machine(), "kit": _hash_kit()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _hash_kit() -> str:
+    """Return one hash over the code that makes archives and the code that goes into them."""
+    digest = hashlib.sha256()
+    files = [*sorted((KIT / "tracing").glob("*.py")), *sorted((KIT / "handlers").rglob("*.py"))]
+    for path in files:
+        digest.update(path.relative_to(KIT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _list_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _plain(value: Any) -> Any:
+    """Return settings as JSON gives them back: tuples as lists, keys as texts."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if hasattr(value, "items"):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return value
+
+
+def _round_numbers(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, list):
+        return [_round_numbers(each) for each in value]
+    return {key: _round_numbers(each) for key, each in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,198 @@
+"""What a user writes: the recipe, and the rules it must keep."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.artifact import TensorSpec
+
+BATCH = "batch"
+DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+# torch-model-archiver's own rule for names; versions stand in URLs as well.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One tensor that the model takes.
+
+    >>> Input(name="image", shape=("batch", 3, 224, 224))
+    Input(name='image', shape=('batch', 3, 224, 224), dtype='float32', high=2)
+    """
+
+    name: str  # of the tensor, for messages and for models with several
+    shape: Sequence[str | int]  # "batch" first, then the fixed dimensions
+    dtype: str = "float32"  # as torch names it
+    high: int = 2  # generated integers are below this, for example the size of a vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """How far the compiled model may be from the eager one before the build fails."""
+
+    absolute: float = 1e-4  # of an output: |compiled - eager| <= absolute + relative * |eager|
+    relative: float = 1e-3
+    cosine: float = 0.9999  # least cosine between the outputs for one item
+    top1: float = 1.0  # least share of items whose largest output is the same one
+    golden: float = 0.01  # of a number in a golden answer, absolute; another host rounds differently
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a model is: how to build it, its inputs, its handler, its tolerances. Relative paths are to its file."""
+
+    name: str  # of the archive, and in the URL
+    build_model: Callable[[Path | None], Any]  # checkpoint -> torch.nn.Module or function of tensors
+    inputs: Sequence[Input]
+    handler: str  # a shipped one by name ("image_classifier"), or "file.py:Class" in the recipe's folder
+    golden: Sequence[str | Path]  # files with requests; the first is the one that `serve` sends
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the handler
+    version: str = "1.0"
+    description: str = ""  # one line for people
+    checkpoint: str | Path | None = None  # weights, handed to build_model
+    batch_sizes: Sequence[int] = (1, 2, 4, 8)  # compiled; TorchServe hands over at most the largest
+    batch_delay_ms: int = 1  # how long TorchServe waits for a batch to fill
+    cores_per_worker: int = 1
+    response_timeout_s: int = 120  # of one batch, and of a worker's start on TorchServe before 0.12
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # target -> its options
+    extra_files: Sequence[str | Path] = ()  # put at the archive's root, for the user's own handler
+
+
+def find_faults(recipe: Recipe, folder: Path) -> list[str]:
+    """Return all that is wrong with a recipe whose file is in ``folder``, a sentence each; imports the handler."""
+    return [
+        *_find_name_faults(recipe),
+        *_find_input_faults(recipe.inputs),
+        *_find_number_faults(recipe),
+        *_find_file_faults(recipe, folder),
+        *_find_handler_faults(recipe, folder),
+        *_find_target_faults(recipe.targets),
+    ]
+
+
+def tensor_specs(inputs: Sequence[Input], batch: int) -> tuple[TensorSpec, ...]:
+    """Return the inputs at one compiled batch size."""
+    return tuple(TensorSpec(each.name, each.dtype, (batch, *(int(size) for size in each.shape[1:]))) for each in inputs)
+
+
+def handler_path(handler: str) -> str:
+    """Return "module:Class" of a handler: shipped ones by convention, the user's own from its file.
+
+    >>> handler_path("image_classifier"), handler_path("mine.py:Mine")
+    ('handlers.image_classifier:ImageClassifier', 'mine:Mine')
+    """
+    file, _, name = handler.partition(":")
+    if name:
+        return f"{file.removesuffix('.py')}:{name}"
+    return f"handlers.{handler}:{''.join(word.capitalize() for word in handler.split('_'))}"
+
+
+def handler_file(recipe: Recipe, folder: Path) -> Path | None:
+    """Return the file of the user's own handler, or None for a shipped one."""
+    return folder / recipe.handler.partition(":")[0] if ":" in recipe.handler else None
+
+
+def _find_name_faults(recipe: Recipe) -> list[str]:
+    faults = []
+    for what, value in (("name", recipe.name), ("version", recipe.version)):
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            faults.append(f"{what} is {value!r}, expected letters, digits, '_', '-' and '.', a letter or digit first")
+    if not callable(recipe.build_model):
+        faults.append(f"build_model is {recipe.build_model!r}, expected a function of the checkpoint's path")
+    elif len(inspect.signature(recipe.build_model).parameters) != 1:
+        faults.append("build_model must take one argument, the checkpoint's path (None where the recipe names none)")
+    return faults
+
+
+def _find_input_faults(inputs: Sequence[Input]) -> list[str]:
+    if not isinstance(inputs, (list, tuple)) or not inputs or not all(isinstance(each, Input) for each in inputs):
+        return [f"inputs is {inputs!r}, expected a list with at least one Input(name=..., shape=('batch', ...))"]
+    faults = []
+    names = [each.name for each in inputs]
+    if len(set(names)) < len(names):
+        faults.append(f"inputs have the names {names}, expected no name twice")
+    for each in inputs:
+        if each.dtype not in DTYPES:
+            faults.append(f"input {each.name!r} has dtype {each.dtype!r}, expected one of {', '.join(DTYPES)}")
+        sizes = list(each.shape)
+        fixed = sizes[1:]
+        if sizes[:1] != [BATCH] or not all(isinstance(size, int) and size > 0 for size in fixed):
+            faults.append(f"input {each.name!r} has shape {tuple(sizes)}, expected 'batch' and then whole numbers")
+    return faults
+
+
+def _find_number_faults(recipe: Recipe) -> list[str]:
+    faults = []
+    sizes = recipe.batch_sizes
+    if not isinstance(sizes, (list, tuple)) or not sizes or not all(_is_count(size) for size in sizes):
+        faults.append(f"batch_sizes is {sizes!r}, expected a list of whole numbers over 0")
+    elif len(set(sizes)) < len(sizes):
+        faults.append(f"batch_sizes is {sizes!r}, expected no size twice")
+    for name in ("batch_delay_ms", "cores_per_worker", "response_timeout_s"):
+        if not _is_count(getattr(recipe, name)):
+            faults.append(f"{name} is {getattr(recipe, name)!r}, expected a whole number over 0")
+    for each in dataclasses.fields(recipe.tolerances):
+        value = getattr(recipe.tolerances, each.name)
+        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            faults.append(f"tolerances: {each.name} is {value!r}, expected a number of 0 or more")
+    return faults
+
+
+def _find_file_faults(recipe: Recipe, folder: Path) -> list[str]:
+    faults = []
+    if not recipe.golden:
+        faults.append("golden is empty, expected at least one file with a request, so that every worker can be checked")
+    named = [("checkpoint", recipe.checkpoint)] if recipe.checkpoint is not None else []
+    named += [("golden", each) for each in recipe.golden] + [("extra_files", each) for each in recipe.extra_files]
+    for what, path in named:
+        if not isinstance(path, (str, Path)) or not (folder / path).is_file():
+            faults.append(f"{what}: there is no file {path} (looked for in {folder})")
+    names = [Path(each).name for each in recipe.extra_files]
+    if len(set(names)) < len(names):
+        faults.append(f"extra_files have the names {names}, expected no name twice: all lie at the archive's root")
+    return faults
+
+
+def _find_handler_faults(recipe: Recipe, folder: Path) -> list[str]:
+    import importlib
+
+    from handlers.handler import Handler
+
+    own = handler_file(recipe, folder)
+    if own is not None and not own.is_file():
+        return [f"handler: there is no file {own.name} in {folder}"]
+    module, _, name = handler_path(recipe.handler).partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as exc:
+        shipped = sorted(path.stem for path in Path(inspect.getfile(Handler)).parent.glob("*_*.py"))
+        return [
+            f"handler {recipe.handler!r} cannot be imported ({exc}); expected one of {', '.join(shipped)}, "
+            "or 'file.py:Class' in the recipe's folder"
+        ]
+    if not (isinstance(kind, type) and issubclass(kind, Handler)):
+        return [f"handler {recipe.handler!r} is no subclass of handlers.handler.Handler"]
+    if _find_input_faults(recipe.inputs):
+        return []
+    return kind.check_settings(dict(recipe.settings), tensor_specs(recipe.inputs, 1))
+
+
+def _find_target_faults(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    from handlers import targets
+
+    faults = []
+    for name, values in options.items():
+        if name not in targets.TARGETS:
+            faults.append(f"targets: unknown target {name!r}, expected one of {', '.join(targets.TARGETS)}")
+        else:
+            faults += [f"targets[{name!r}]: {fault}" for fault in targets.get_target(name).check_options(dict(values))]
+    return faults
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
