@@ -29,7 +29,7 @@ def register(subparsers: _Subparsers) -> None:
         parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
         parser.add_argument("--target", default="cpu", help="cpu (default); several, best first: inf1,cpu")
         parser.add_argument("--force", action="store_true", help="build even if nothing changed")
-        _add_folders(parser)
+        add_folders(parser)
         parser.set_defaults(run=run)
     for name, run, text in (
         ("check", _check, "run an archive in a clean interpreter and replay its golden requests"),
@@ -61,7 +61,7 @@ def ensure_archive(model: str, target: str = "cpu", *, store: Path, build: Path,
             if building.is_up_to_date(checking.read_archive_record(archive), model, target_names):
                 return archive
         except KitError as exc:
-            _report(f"building again: {exc}")
+            report(f"building again: {exc}")
     _build(model, target_names, build, archive)
     return archive
 
@@ -69,7 +69,7 @@ def ensure_archive(model: str, target: str = "cpu", *, store: Path, build: Path,
 def _build(model: str, target_names: Sequence[str], build: Path, archive: Path) -> Record:
     from tracing import building
 
-    record = building.trace(model, target_names=target_names, folder=_artifact_folder(build, archive), progress=_report)
+    record = building.trace(model, target_names=target_names, folder=_artifact_folder(build, archive), progress=report)
     return _write(model, _artifact_folder(build, archive), archive, record)
 
 
@@ -78,7 +78,7 @@ def _write(model: str, folder: Path, archive: Path, record: Record) -> Record:
     from tracing.loading import load_recipe
 
     record = archiving.write_archive(folder, load_recipe(model), archive)
-    _report(f"wrote {archive}, {archive.stat().st_size / 1e6:.2f} MB, sha256 {integrity.hash_file(archive)}")
+    report(f"wrote {archive}, {archive.stat().st_size / 1e6:.2f} MB, sha256 {integrity.hash_file(archive)}")
     return record
 
 
@@ -88,7 +88,7 @@ def _trace(options: argparse.Namespace) -> int:
 
     archive = options.store / f"{load_recipe(options.model, checked=False).recipe.name}.mar"
     folder = _artifact_folder(options.build, archive)
-    building.trace(options.model, target_names=options.target.split(","), folder=folder, progress=_report)
+    building.trace(options.model, target_names=options.target.split(","), folder=folder, progress=report)
     print(folder)
     return 0
 
@@ -109,7 +109,7 @@ def _mar(options: argparse.Namespace) -> int:
         options.model, options.target, store=options.store, build=options.build, force=options.force
     )
     if existed == archive.stat().st_mtime_ns:
-        _report(f"{archive} is up to date")
+        report(f"{archive} is up to date")
     print(archive)
     return 0
 
@@ -124,7 +124,7 @@ def _modified(options: argparse.Namespace) -> int | None:
 def _check(options: argparse.Namespace) -> int:
     from tracing import checking
 
-    record = checking.check_archive(options.archive, progress=_report)
+    record = checking.check_archive(options.archive, progress=report)
     print(f"{options.archive}: {record.name} {record.version} is fit to be served")
     return 0
 
@@ -196,11 +196,13 @@ def _artifact_folder(build: Path, archive: Path) -> Path:
     return build / archive.stem
 
 
-def _add_folders(parser: argparse.ArgumentParser) -> None:
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where archives and artifacts lie."""
     store = Path(os.environ.get("MODEL_STORE", ROOT / "model_store"))
     parser.add_argument("--store", type=Path, default=store, help="folder of the archive (default: model_store)")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "artifacts", help="folder of artifacts")
 
 
-def _report(text: str) -> None:
+def report(text: str) -> None:
+    """Print a line of progress, apart from results."""
     print(text, file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ class Entry:
     def __init__(self):
         self.service = None
         self.reason = "the worker is still starting"
+        self.kind = "CannotServe"
 
     def initialize(self, context):
         """Verify the archive and start the service."""
@@ -34,9 +35,11 @@ class Entry:
             self.service = service
         except Exception as exc:
             traceback.print_exc()
-            kind = type(exc).__name__
+            self.kind = type(exc).__name__
             # Our own errors are sentences for people; of others the kind is half of the message.
-            self.reason = str(exc) if kind == "BrokenArchive" else "the archive does not start: %s: %s" % (kind, exc)
+            self.reason = str(exc) if self.kind == "BrokenArchive" else "the archive does not start: %r" % exc
+            if isinstance(exc, ImportError):
+                self.reason += "; install what is missing in the Python that runs TorchServe, then restart it"
 
     def handle(self, rows, context):
         """Return one answer for each row."""
@@ -47,6 +50,6 @@ class Entry:
     def _refuse(self, context, index):
         context.set_response_content_type(index, "application/json")
         if context.get_request_header(index, "describe"):
-            return json.dumps({"status": "cannot serve", "reason": self.reason, "retrying": False}).encode()
+            return json.dumps({"status": "cannot serve", "type": self.kind, "reason": self.reason}).encode()
         context.set_response_status(503, "Service Unavailable", index)
-        return json.dumps({"code": 503, "type": "BrokenArchive", "message": self.reason}).encode()
+        return json.dumps({"code": 503, "type": self.kind, "message": self.reason}).encode()

@@ -5,7 +5,7 @@ import warnings
 from typing import Tuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  Pillow loads it late
 
 from handlers.errors import BadRequest, RequestError, TooLarge, UnsupportedType
 
@@ -61,7 +61,7 @@ def resize_to(image: Image.Image, size: Tuple[int, int], *, crop_share: float) -
     if (image.width, image.height) == (width, height) and crop_share == 1.0:
         return np.asarray(image)
     box = (left, top, left + box_width, top + box_height)
-    return np.asarray(image.resize((width, height), Image.BILINEAR, box=box))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def _check_pixels(image: Image.Image, most_pixels: int) -> None:

@@ -19,6 +19,7 @@ TENSORS = "tensors"  # KServe v2: {"inputs": [...]} -> {"outputs": [...]}
 
 # Names under which clients wrap a lone item in JSON; TorchServe's own examples use the first two.
 _ITEM_KEYS = ("data", "body", "b64", "image_bytes", "image", "bytes", "text")
+_MOST_WRAPPINGS = 16  # objects around a lone item; {"data": {"b64": ...}} has two
 # A request that holds more items than this would keep its worker from every other client for seconds.
 MOST_ITEMS = 128
 
@@ -120,18 +121,28 @@ def _list_of(value: Dict[str, Any], key: str) -> List[Any]:
 
 
 def _read_item(value: Any) -> bytes:
-    if isinstance(value, str):
-        return decode_base64(value)
-    if isinstance(value, dict):
-        for key in _ITEM_KEYS:
-            if key in value:
-                return _read_item(value[key])
-        if len(value) == 1:
-            return _read_item(next(iter(value.values())))
+    # A loop, because JSON that Python can just parse would exceed its recursion limit in a recursion of ours.
+    for _ in range(_MOST_WRAPPINGS):
+        if isinstance(value, str):
+            return decode_base64(value)
+        key = _item_key(value)
+        if key is None:
+            break
+        value = value[key]
     raise BadRequest(
         f"the JSON holds {_describe(value)} where an item was expected; send "
         '{"data": "<base64>"} or {"instances": [{"b64": "<base64>"}]}'
     )
+
+
+def _item_key(value: Any) -> Optional[str]:
+    """Return the key under which an object holds its item, or None where that cannot be told."""
+    if not isinstance(value, dict):
+        return None
+    known = [key for key in _ITEM_KEYS if key in value]
+    if known:
+        return known[0]
+    return next(iter(value)) if len(value) == 1 else None
 
 
 def _describe(value: Any) -> str:

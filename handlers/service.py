@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -49,9 +50,11 @@ class Service:
                 payloads[index] = self._read(row, headers)
             except KitError as exc:
                 answers[index] = exc
-        if payloads and self.worker is not None:
-            for index, answer in zip(payloads, self.worker.answer(list(payloads.values()))):
-                answers[index] = answer
+            except Exception as exc:  # whatever one client sent, its neighbours are to be answered
+                traceback.print_exc()
+                answers[index] = ModelError(f"the request cannot be read ({type(exc).__name__})")
+        for index, answer in zip(payloads, self._answer(list(payloads.values()))):
+            answers[index] = answer
         return [_encode(answer, context, index) for index, answer in enumerate(answers)]
 
     def describe(self) -> Dict[str, Any]:
@@ -80,10 +83,20 @@ class Service:
 
     def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Payload:
         if self.worker is None:
-            raise self.fault or CannotServe("the worker is still starting")
+            # Without the traceback of earlier times, which grows with each raise and keeps those requests in memory.
+            raise (self.fault or CannotServe("the worker is still starting")).with_traceback(None)
         if headers.get("explain") == "True":
             raise NotOffered(f"{self.worker.record.name} offers no explanations; use /predictions")
         return read_payload(row, _content_types(headers))
+
+    def _answer(self, payloads: List[Payload]) -> List[Any]:
+        if not payloads or self.worker is None:
+            return []
+        try:
+            return self.worker.answer(payloads)
+        except Exception as exc:  # a fault of a handler outside preprocess and postprocess
+            traceback.print_exc()
+            return [ModelError(f"the handler failed ({type(exc).__name__}: {exc})") for _ in payloads]
 
     def _try_start(self) -> None:
         self.attempts += 1
@@ -119,7 +132,9 @@ def encode_error(error: KitError) -> Tuple[int, bytes]:
 def _encode(answer: Any, context: Any, index: int) -> bytes:
     if not isinstance(answer, KitError):
         try:
-            body = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+            text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            # A client's own id may hold half a surrogate pair, which UTF-8 cannot.
+            body = text.encode("utf-8", "replace")
             context.set_response_content_type(index, "application/json")
             return body
         except (ValueError, TypeError) as exc:

@@ -14,7 +14,7 @@ from handlers.artifact import Module, Record, Variant
 from handlers.batching import pad_batch, plan_batches
 from handlers.errors import CannotServe, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget
 from handlers.handler import Handler, Tensors
-from handlers.payloads import Payload, read_payload
+from handlers.payloads import INSTANCES, TENSORS, Payload, read_payload
 
 Run = Callable[..., Tensors]
 
@@ -94,9 +94,9 @@ class Worker:
         for answer in result:
             if isinstance(answer, KitError):
                 return answer
-        if payload.form == "instances":
+        if payload.form == INSTANCES:
             return {"predictions": result}
-        if payload.form == "tensors":
+        if payload.form == TENSORS:
             outputs = self.handler.as_tensors(result)
             wrapped = {"model_name": self.record.name, "model_version": self.record.version, "outputs": outputs}
             return {**wrapped, "id": payload.request_id} if payload.request_id is not None else wrapped
@@ -141,7 +141,7 @@ def start_worker(folder: Path) -> Worker:
 
 def choose_variant(record: Record) -> Tuple[Variant, List[str]]:
     """Return the first variant that can run on this host, and why those before it cannot; raise ``NoTarget``."""
-    reasons = []
+    reasons: List[str] = []
     for variant in record.variants:
         try:
             reason = targets.get_target(variant.target).missing(variant.emulated)

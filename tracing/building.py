@@ -118,9 +118,7 @@ def _build_variant(
     backend = targets.get_target(target)
     runs = {module.batch: backend.load(folder / module.file, module.inputs) for module in modules}
     generated = generate_inputs(recipe.inputs, _GENERATED_ITEMS, seed=1)
-    items = [
-        tuple(tensor[row] for tensor in tensors) for tensors in (real, generated) for row in range(len(tensors[0]))
-    ]
+    items = [item for tensors in (real, generated) for item in zip(*tensors, strict=True)]
     figures = verify_model(model, runs, items, names=names, tolerances=recipe.tolerances, activate=handler.activate)
     progress(
         f"verified {target} on {len(items)} items in batches of {', '.join(map(str, sorted(runs)))}: largest error "

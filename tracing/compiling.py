@@ -100,7 +100,7 @@ def _compile(
 def _judge_warnings(caught: Sequence[warnings.WarningMessage], progress: Progress) -> None:
     """Raise ``CompileError`` for a branch on data, of which a trace keeps one side; report other doubts."""
     for each in caught:
-        if not issubclass(each.category, torch.jit.TracerWarning):
+        if not issubclass(each.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]  # public, not exported
             continue
         text = str(each.message).splitlines()[0]
         place = f"{Path(each.filename).name}:{each.lineno}"

@@ -77,9 +77,8 @@ def build_model(loaded: LoadedRecipe) -> Any:
     try:
         model = recipe.build_model(checkpoint)
     except Exception as exc:
-        raise PreflightError(
-            f"build_model failed at {_place(exc, loaded.folder)}: {type(exc).__name__}: {exc}"
-        ) from exc
+        place = _place(exc, loaded.folder)
+        raise PreflightError(f"build_model failed at {place}: {type(exc).__name__}: {exc}") from exc
     if isinstance(model, torch.nn.Module):
         return model.eval().requires_grad_(False)
     if callable(model):

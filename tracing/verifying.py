@@ -138,9 +138,9 @@ def _verify_independence(
             # Ten times the tolerance: kernels for one and for many items round differently.
             if error > 10 * (tolerances.absolute + tolerances.relative * scale):
                 raise VerificationError(
-                    f"the model mixes the items of a batch: item {index} alone and with {len(items) - 1} others differs "
-                    f"by {error:.3g}. One client's answer would depend on another's request; look for a reduction or "
-                    "normalisation over dimension 0"
+                    f"the model mixes the items of a batch: item {index} alone and with {len(items) - 1} others "
+                    f"differs by {error:.3g}. One client's answer would depend on another's request; look for a "
+                    "reduction or normalisation over dimension 0"
                 )
 
 

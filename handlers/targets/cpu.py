@@ -69,8 +69,9 @@ def compile(  # noqa: A001  the same name in every target
     with torch.no_grad(), warnings.catch_warnings():
         # torch 2.13 says that TorchScript will go; TorchServe takes nothing else.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        traced = torch.jit.trace(prepared, tuple(inputs), check_trace=False, strict=False)
-        return torch.jit.freeze(traced)
+        traced = torch.jit.trace(prepared, tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
+        return frozen
 
 
 def load(path: Path, specs: Sequence[TensorSpec]) -> Callable[..., Outputs]:
@@ -81,7 +82,7 @@ def load(path: Path, specs: Sequence[TensorSpec]) -> Callable[..., Outputs]:
         torch.jit.enable_onednn_fusion(True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        module = torch.jit.load(str(path), map_location="cpu")
+        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
 
     def run(*tensors: torch.Tensor) -> Outputs:
         with torch.inference_mode():

@@ -3,6 +3,7 @@
 import io
 import pickle
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -58,22 +59,18 @@ def _read_npz(path: Path, name: str) -> Split:
 
 def _jpegs(data: "np.lib.npyio.NpzFile", name: str) -> list[bytes]:
     blob, offsets = data[f"{name}_jpeg"], data[f"{name}_offset"]
-    return [bytes(blob[start:end]) for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [bytes(blob[start:end]) for start, end in pairwise(offsets)]
 
 
 class _ArraysOnly(pickle.Unpickler):
     """An unpickler for the official batches: NumPy arrays and plain containers, nothing that can run code."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"): ("numpy", "ndarray"),
-        ("numpy", "dtype"): ("numpy", "dtype"),
-    }
+    _ALLOWED = (("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"))
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self._ALLOWED:
             raise ValueError(f"the CIFAR-10 batch asks for {module}.{name}; only NumPy arrays are expected in it")
-        return super().find_class(*self._ALLOWED[module, name])
+        return super().find_class(module, name)
 
 
 def _read_batch(path: Path, batch: str) -> Split:

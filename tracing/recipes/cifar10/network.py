@@ -4,10 +4,20 @@ import torch
 from torch import nn
 
 
-def _conv_block(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequential:
+def _conv_block(channels_in: int, channels_out: int) -> nn.Sequential:
     """3x3 convolution, batch normalisation, ReLU: the one shape that every compiler fuses into one kernel."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _pool_block(channels_in: int, channels_out: int) -> nn.Sequential:
+    """A convolution block that halves height and width; pooled before it is normalised, on a quarter of the values."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
     )
@@ -25,7 +35,7 @@ class _Residual(nn.Module):
 
 
 class CompactResNet(nn.Module):
-    """A residual network of 1.3 M parameters and 76 M multiply-adds for ten classes.
+    """A residual network of 1.2 M parameters and 95 M multiply-adds for ten classes.
 
     Takes float32 of shape (N, 3, 32, 32), normalised per channel; returns logits, float32 of shape (N, 10).
     """
@@ -36,18 +46,17 @@ class CompactResNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _conv_block(3, 32),
-            _conv_block(32, 64, stride=2),
+            _conv_block(3, 24),
+            _pool_block(24, 64),
             _Residual(64, depth=2),
-            _conv_block(64, 128, stride=2),
+            _pool_block(64, 128),
             _Residual(128, depth=2),
-            _Residual(128, depth=2),
-            _conv_block(128, 192, stride=2),
-            _Residual(192, depth=1),
+            _pool_block(128, 224),
+            _Residual(224, depth=1),
             nn.MaxPool2d(4),
             nn.Flatten(),
         )
-        self.head = nn.Linear(192, 10, bias=False)
+        self.head = nn.Linear(224, 10, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.features(x)) * self._LOGIT_SCALE

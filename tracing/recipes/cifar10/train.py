@@ -38,12 +38,14 @@ class Settings:
     epochs: int  # passes over the training images
     seed: int  # of weights, order and augmentation
     batch_size: int = 128  # images per step
-    peak_rate: float = 0.1  # learning rate at the end of the warm-up
+    peak_rate: float = 0.15  # learning rate at the end of the warm-up
     warmup: float = 0.15  # share of the steps in which the rate rises from 0
     weight_decay: float = 5e-4  # on convolution and linear weights only
     label_smoothing: float = 0.1  # share of the target spread over all classes
     pad: int = 4  # pixels of reflection padding before the random crop
     cutout: int = 8  # side of the square hidden in each picture, pixels
+    mixed: float = 0.5  # share of the batches in which a rectangle of each picture comes from another (CutMix)
+    plain: float = 0.25  # share of the epochs, the last ones, in which none does
     average: float = 0.998  # decay per step of the exponential moving average of the weights
 
 
@@ -132,9 +134,14 @@ class _Run:
         for step, (images, labels) in enumerate(self._batches(generator)):
             for group in self.optimizer.param_groups:
                 group["lr"] = _learning_rate(self.epoch * self.steps + step, self.settings, self.steps)
+            others, kept = labels, 1.0
+            if self.epoch < (1 - self.settings.plain) * self.settings.epochs:
+                images, others, kept = _mix(images, labels, self.settings, generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = self.network(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+                logits = self.network(images).float()
+            loss = kept * self._loss(logits, labels)
+            if kept < 1:
+                loss = loss + (1 - kept) * self._loss(logits, others)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -142,6 +149,9 @@ class _Run:
             total += float(loss.detach())
             _print_progress(self, step, total / (step + 1), begun)
         return total / self.steps
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
 
     def _batches(self, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         size = self.settings.batch_size
@@ -192,7 +202,7 @@ def _learning_rate(step: int, settings: Settings, steps_per_epoch: int) -> float
 
 
 def _augment(padded: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """Random crop, mirror and hidden square, another for each picture: uint8 (N, 3, 40, 40) to float32 (N, 3, 32, 32)."""
+    """Another crop, mirror and hidden square for each picture: uint8 (N, 3, 40, 40) to float32 (N, 3, 32, 32)."""
     count, side = len(padded), padded.shape[-1] - 2 * settings.pad
     draw = torch.rand((5, count), generator=generator).to(padded.device)
     span = torch.arange(side, device=padded.device)
@@ -206,6 +216,26 @@ def _augment(padded: torch.Tensor, settings: Settings, generator: torch.Generato
     hidden_rows = ((span - (draw[3] * side).long()[:, None]) + half).div(settings.cutout, rounding_mode="floor") == 0
     hidden_columns = ((span - (draw[4] * side).long()[:, None]) + half).div(settings.cutout, rounding_mode="floor") == 0
     return cropped.masked_fill((hidden_rows[:, :, None] & hidden_columns[:, None, :])[:, None], 0.0)
+
+
+def _mix(
+    images: torch.Tensor, labels: torch.Tensor, settings: Settings, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Paste one rectangle of each picture's neighbour over it (CutMix, Yun et al. 2019), in a share of the batches.
+
+    Returns the pictures, the classes of the pasted parts, and the share of each picture that is still its own.
+    """
+    draw = torch.rand(4, generator=generator).tolist()
+    if draw[0] >= settings.mixed:
+        return images, labels, 1.0
+    side = images.shape[-1]
+    # The kept share is uniform, which is CutMix's Beta(1, 1).
+    length = round(side * math.sqrt(1 - draw[1]))
+    top, left = (int(value * (side - length + 1)) for value in draw[2:])
+    mixed = images.clone()
+    area = (..., slice(top, top + length), slice(left, left + length))
+    mixed[area] = images.roll(1, dims=0)[area]
+    return mixed, labels.roll(1), 1 - length * length / (side * side)
 
 
 def _normalise(images: torch.Tensor) -> torch.Tensor:
@@ -250,7 +280,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="cifar-10-python.tar.gz, its folder, or an .npz")
     parser.add_argument("--output", type=Path, default=FOLDER / "weights.safetensors")
     parser.add_argument("--work", type=Path, default=Path("build/cifar10-training"), help="checkpoint and report")
-    parser.add_argument("--epochs", type=int, default=45)
+    parser.add_argument("--epochs", type=int, default=52)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, help="use only the first N training images (to try the script)")
     return parser.parse_args()

@@ -1,0 +1,86 @@
+# Every target is a line on the console command; `make help` lists them.
+#
+# MODEL may be a recipe's name or the path of your own; variables with blanks in them are passed on whole.
+
+MODEL ?= cifar10
+PORT ?=
+LOG ?=
+TOKEN ?=
+WORKERS ?=
+TARGET ?=
+WAIT ?=
+FILE ?=
+DATA ?= ../shared/data/cifar10_jpeg.npz
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/torchserve-neuron
+# One hash over what decides the environment: a second run compares it and installs nothing.
+STAMP = $(VENV)/.installed-$(shell cat requirements.txt setup.py scripts/make-venv | cksum | cut -d' ' -f1)
+STAMP_DEV = $(VENV)/.installed-dev-$(shell cat requirements.txt requirements-dev.txt setup.py scripts/make-venv | cksum | cut -d' ' -f1)
+
+export MODEL TARGET FILE DATA
+
+.DEFAULT_GOAL := help
+.PHONY: help venv mar trace check inspect predict serve stop status doctor test test-long lint format train evaluate clean
+
+help: ## list these targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+venv: $(STAMP) ## make .venv with everything that building and serving take
+
+$(STAMP):
+	@scripts/make-venv $(VENV) "$@" requirements.txt
+
+$(STAMP_DEV): $(STAMP)
+	@scripts/make-venv $(VENV) "$@" requirements.txt requirements-dev.txt
+
+mar: venv ## build model_store/NAME.mar, if it is missing or out of date (MODEL=, TARGET=)
+	@$(RUN) mar "$$MODEL" $(if $(TARGET),--target "$$TARGET")
+
+trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, TARGET=)
+	@$(RUN) trace "$$MODEL" $(if $(TARGET),--target "$$TARGET")
+
+check: venv ## run the archive of MODEL= in a clean interpreter and replay its golden requests
+	@$(RUN) check "$$($(RUN) mar "$$MODEL")"
+
+inspect: venv ## print what is inside the archive of MODEL=
+	@$(RUN) inspect "$$($(RUN) mar "$$MODEL")"
+
+predict: venv ## answer the request in FILE= from the archive of MODEL=, without a server
+	@$(RUN) predict "$$($(RUN) mar "$$MODEL")" "$$FILE"
+
+serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, PORT=, WORKERS=, LOG=info, TOKEN=1, WAIT=seconds)
+	@$(RUN) serve "$$MODEL" $(if $(TARGET),--target "$$TARGET") $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
+	  $(if $(filter-out 0,$(TOKEN)),--token) $(if $(WORKERS),--workers "$(WORKERS)") $(if $(WAIT),--wait "$(WAIT)")
+
+stop: venv ## stop the server of that PORT=, and no other
+	@$(RUN) stop $(if $(PORT),--port "$(PORT)")
+
+status: venv ## list your servers
+	@$(RUN) status
+
+doctor: venv ## look at this machine: what is wrong, and what to do (PORT=)
+	@$(RUN) doctor $(if $(PORT),--port "$(PORT)")
+
+test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
+	@$(BIN)/python -m pytest
+
+test-long: $(STAMP_DEV) ## run storms, kills and byte changes; takes longer
+	@$(BIN)/python -m pytest -m long -s
+
+lint: $(STAMP_DEV) ## check style (ruff) and types (mypy, strict)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(STAMP_DEV) ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+train: venv ## train the cifar10 model from DATA= (an hour on a CPU, minutes on a GPU; resumes)
+	@$(BIN)/python tracing/recipes/cifar10/train.py --data "$$DATA"
+
+evaluate: venv ## measure the accuracy of the cifar10 archive that is served on PORT=, with DATA=
+	@$(BIN)/python tracing/recipes/cifar10/evaluate.py --data "$$DATA" \
+	  $(if $(PORT),--url "http://127.0.0.1:$(PORT)/predictions/cifar10")
+
+clean: ## remove what was built (not .venv)
+	@rm -rf build logs model_store/*.mar .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,119 @@
+"""The commands that serve and look at servers and machines: serve, stop, status, doctor."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cli.building import ROOT, add_folders, ensure_archive, report
+
+_Subparsers = Any  # argparse's own type for this is private
+_MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+
+
+def register(subparsers: _Subparsers) -> None:
+    """Add the commands of this module."""
+    text = "build the archive if it is out of date, start TorchServe, and wait for a true answer"
+    parser = subparsers.add_parser("serve", help=text, description=text)
+    parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
+    parser.add_argument("--target", default="cpu", help="cpu (default)")
+    parser.add_argument("--log", choices=("warn", "info"), default="warn", help="what TorchServe logs")
+    parser.add_argument("--token", action="store_true", help="switch token authorisation on")
+    parser.add_argument("--workers", type=int, default=0, help="default: one for each processor")
+    parser.add_argument("--wait", type=float, default=90.0, help="seconds until the model must answer (default: 90)")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's settings")
+    add_folders(parser)
+    _add_port(parser)
+    parser.set_defaults(run=_serve)
+    for name, run, text in (
+        ("stop", _stop, "stop the server on a port, and no other"),
+        ("status", _status, "list this user's servers"),
+        ("doctor", _doctor, "look at this machine: what is wrong, and what to do"),
+    ):
+        parser = subparsers.add_parser(name, help=text, description=text)
+        if name != "status":
+            _add_port(parser)
+        if name != "stop":
+            parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.set_defaults(run=run)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from serving.requesting import curl_line
+    from serving.server import ServeSettings, start
+    from tracing.checking import read_archive_record
+
+    archive = ensure_archive(options.model, options.target, store=options.store, build=options.build)
+    record = read_archive_record(archive)
+    settings = ServeSettings(
+        port=options.port,
+        config=options.config,
+        log=options.log,
+        token=options.token,
+        workers=options.workers,
+        wait=options.wait,
+    )
+    served = start(archive, record, settings, progress=report)
+    print(f"{record.name} {record.version} answers {record.golden[0].name}:")
+    print(served.reply.text)
+    print("Repeat it:")
+    print(f"  {curl_line(served.client, record.name, record.golden[0], served.file)}")
+    port = "" if options.port == 8080 else f" PORT={options.port}"
+    print(f"Stop it:\n  make stop{port}")
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from serving.server import stop
+
+    state = stop(options.port)
+    if state is None:
+        print(f"no server of ours runs on port {options.port}")
+    else:
+        print(f"stopped {state.model} on port {state.port} (process {state.pid})")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from serving.requesting import Client
+    from serving.runs import RunFolder, list_servers
+
+    rows = []
+    for state in list_servers():
+        client = Client(state.port, RunFolder(state.port).path)
+        described = client.describe(state.model, customized=True, timeout=5)
+        worker = described[0].get("customizedMetadata", {}) if described else {}
+        workers = [each["status"] for each in described[0]["workers"]] if described else []
+        rows.append({**dataclasses.asdict(state), "workers": workers, "one_worker": worker})
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
+        print("no server of ours runs")
+    for row in [] if options.json else rows:
+        state_of_one = row["one_worker"].get("status", "no answer")
+        print(f"{row['port']}  {row['model']}  process {row['pid']}  {len(row['workers'])} workers, {state_of_one}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from serving.doctor import ERROR, examine
+
+    findings = examine(options.port, ROOT / "model_store")
+    if options.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            print(f"{_MARKS[finding.level]} {finding.what:<22} {finding.found}{advice}")
+    return 1 if any(finding.level == ERROR for finding in findings) else 0
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=8080, help="of inference; the next two follow (default: 8080)")
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65533:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 1 to 65533, because two more follow it")
+    return int(text)

@@ -1,0 +1,1 @@
+"""One host: Java, starting and stopping TorchServe, readiness, and what is wrong with the machine."""

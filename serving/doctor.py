@@ -1,0 +1,165 @@
+"""What is wrong with this machine for building and serving: one finding for each thing looked at, and what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from handlers import cores
+from handlers.errors import KitError
+from serving import runs
+from serving.java import find_java
+from serving.ports import Ports, describe_listener, is_free
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+_DISK_WANTED = 2_000_000_000  # bytes: an environment takes about 1 GB, logs and unpacked archives some more
+_MEMORY_WANTED = 1_500_000_000  # bytes: the JVM and two workers with torch
+_TESTED_TORCHSERVE = ("0.11.0", "0.12.0")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one thing."""
+
+    what: str  # was looked at
+    level: str  # ok, warning or error
+    found: str
+    advice: str = ""  # what to do; empty where nothing is to be done
+
+
+def examine(port: int, store: Path) -> list[Finding]:
+    """Return the findings of every check, in an order to read them in; a check that fails itself is an error."""
+    checks: list[Callable[[], Finding]] = [
+        _check_python,
+        lambda: _check_package("torch", ERROR),
+        lambda: _check_package("torchserve", ERROR),
+        lambda: _check_package("torch-model-archiver", ERROR),
+        _check_java,
+        lambda: _check_ports(port),
+        lambda: _check_disk("disk for servers", runs.base_folder()),
+        lambda: _check_disk("disk for archives", store),
+        _check_memory,
+        _check_processors,
+        _check_neuron,
+        _check_leases,
+        _check_servers,
+    ]
+    return [_run(check) for check in checks]
+
+
+def _run(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except (KitError, OSError, psutil.Error, ValueError) as exc:
+        return Finding(check.__name__.lstrip("_"), ERROR, str(exc), "mend this first; it keeps the check from running")
+
+
+def _check_python() -> Finding:
+    found = f"{sys.version.split()[0]} at {sys.executable}"
+    if sys.version_info < (3, 11):  # noqa: UP036  an old .venv may be what is being looked into
+        return Finding("python", ERROR, found, "use Python 3.11 or newer: remove .venv and run make venv")
+    return Finding("python", OK, found)
+
+
+def _check_package(name: str, missing: str) -> Finding:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Finding(name, missing, "not installed", "run: make venv")
+    if name == "torchserve" and found not in _TESTED_TORCHSERVE:
+        return Finding(name, WARNING, found, f"the kit is tested with {' and '.join(_TESTED_TORCHSERVE)}")
+    return Finding(name, OK, found)
+
+
+def _check_java() -> Finding:
+    java = find_java()
+    return Finding("java", OK, f"{java.version} at {java.home} (from {java.origin})")
+
+
+def _check_ports(port: int) -> Finding:
+    ports = Ports.starting_at(port)
+    wanted = [ports.inference, ports.management, ports.metrics, ports.grpc_inference, ports.grpc_management]
+    taken = [each for each in wanted if each and not is_free(each)]
+    if not taken:
+        return Finding("ports", OK, f"{', '.join(str(each) for each in wanted if each)} are free")
+    if runs.RunFolder(port).read() is not None:
+        return Finding("ports", OK, f"{', '.join(map(str, taken))} are used by our own server")
+    users = ", ".join(f"{each} ({describe_listener(each)})" for each in taken)
+    return Finding("ports", WARNING, f"in use: {users}", "stop what listens there, or serve with another PORT=")
+
+
+def _check_disk(what: str, folder: Path) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1e9:.1f} GB free at {folder}"
+    if free < _DISK_WANTED / 10:
+        return Finding(what, ERROR, found, "free some space")
+    if free < _DISK_WANTED:
+        return Finding(what, WARNING, found, f"{_DISK_WANTED / 1e9:.0f} GB are comfortable; free some space")
+    return Finding(what, OK, found)
+
+
+def _check_memory() -> Finding:
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    if memory.available < _MEMORY_WANTED:
+        return Finding("memory", WARNING, found, "the JVM and two workers take about 1.5 GB; serve with WORKERS=1")
+    return Finding("memory", OK, found)
+
+
+def _check_processors() -> Finding:
+    cpus = cores.host_cpus()
+    quota = read_cpu_quota(Path("/sys/fs/cgroup/cpu.max"))
+    found = f"{len(cpus)} for this process"
+    if quota is not None and quota < len(cpus):
+        advice = f"the container may use {quota:g} of them; serve with WORKERS={max(1, int(quota))}"
+        return Finding("processors", WARNING, f"{found}, quota {quota:g}", advice)
+    return Finding("processors", OK, found)
+
+
+def read_cpu_quota(file: Path) -> float | None:
+    """Return how many processors a cgroup (version 2) may use, or None if it may use all."""
+    try:
+        quota, period = file.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _check_neuron() -> Finding:
+    devices = sorted(Path("/dev").glob("neuron[0-9]*"))
+    tool = shutil.which("neuron-ls")
+    if tool is None:
+        if devices:
+            advice = "install aws-neuronx-tools, which tells what the devices are"
+            return Finding("neuron", WARNING, f"{len(devices)} devices, no neuron-ls", advice)
+        return Finding("neuron", OK, "no Neuron device; the target cpu works anywhere")
+    done = subprocess.run([tool, "--json-output"], capture_output=True, text=True, timeout=60, check=False)
+    try:
+        count = sum(int(device["nc_count"]) for device in json.loads(done.stdout))
+    except (ValueError, KeyError, TypeError):
+        return Finding("neuron", WARNING, f"neuron-ls failed: {(done.stderr or done.stdout).strip()[:200]}", "run it")
+    return Finding("neuron", OK, f"{len(devices)} devices, {count} NeuronCores")
+
+
+def _check_leases() -> Finding:
+    holders = cores.lease_holders()
+    listed = ", ".join(f"{each.kind} {each.core} by {each.pid} ({each.label})" for each in holders)
+    shared = [each for each in holders if each.place > 0]
+    if shared:
+        return Finding("leases", WARNING, listed, "workers share cores and slow each other; serve with fewer WORKERS=")
+    return Finding("leases", OK, listed or f"none in {cores.lease_folder()}")
+
+
+def _check_servers() -> Finding:
+    states = runs.list_servers()
+    listed = ", ".join(f"{state.model} on {state.port} (process {state.pid})" for state in states)
+    return Finding("servers", OK, listed or f"none of ours (user {os.getuid()})")

@@ -1,0 +1,86 @@
+"""Requests to a server of ours: predictions with an archive's golden requests, and the state of its workers."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from handlers.artifact import Golden
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said, or why it said nothing."""
+
+    status: int  # HTTP; 0 if there was no answer
+    text: str  # body, or the reason why there is none
+
+    def read_error(self) -> tuple[str, str]:
+        """Return type and message of a JSON error body, the bare text as message where it is none."""
+        try:
+            body = json.loads(self.text)
+            return str(body["type"]), str(body["message"])
+        except (ValueError, KeyError, TypeError):
+            return "", self.text.strip()[:500]
+
+
+@dataclass(frozen=True)
+class Client:
+    """One server, as a client on the same host sees it."""
+
+    port: int  # of inference; management is the next
+    run_folder: Path  # where TorchServe writes its keys, if tokens are on
+
+    def predict(self, model: str, body: bytes, content_type: str, *, timeout: float) -> Reply:
+        """Send one request to a model."""
+        headers = {"Content-Type": content_type, **self.authorization("inference")}
+        return self._ask("POST", self.prediction_url(model), timeout=timeout, data=body, headers=headers)
+
+    def describe(self, model: str, *, customized: bool, timeout: float) -> list[dict[str, Any]] | None:
+        """Return what the management API says of a model, or None."""
+        url = f"http://127.0.0.1:{self.port + 1}/models/{model}"
+        reply = self._ask(
+            "GET",
+            url,
+            timeout=timeout,
+            params={"customized": "true"} if customized else {},
+            headers=self.authorization("management"),
+        )
+        try:
+            content = json.loads(reply.text)
+        except ValueError:
+            return None
+        return content if reply.status == 200 and isinstance(content, list) else None
+
+    def prediction_url(self, model: str) -> str:
+        """Return the address of a model's predictions."""
+        return f"http://127.0.0.1:{self.port}/predictions/{model}"
+
+    def authorization(self, kind: str) -> dict[str, str]:
+        """Return the header that a server with tokens wants, empty for one without; ``kind``: inference, management."""
+        try:
+            key = json.loads((self.run_folder / "key_file.json").read_text())[kind]["key"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return {"Authorization": f"Bearer {key}"}
+
+    def _ask(self, method: str, url: str, *, timeout: float, **arguments: Any) -> Reply:
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # a proxy for the outside has no part in talking to this host
+                response = session.request(method, url, timeout=timeout, **arguments)
+            return Reply(response.status_code, response.text)
+        except requests.RequestException as exc:
+            return Reply(0, f"{type(exc).__name__}: {exc}")
+
+
+def curl_line(client: Client, model: str, golden: Golden, file: Path) -> str:
+    """Return the shell command that sends a golden request."""
+    import shlex
+
+    headers = [part for name, value in client.authorization("inference").items() for part in ("-H", f"{name}: {value}")]
+    if golden.content_type == "application/json":
+        headers += ["-H", "Content-Type: application/json"]
+    return shlex.join(["curl", client.prediction_url(model), *headers, "-T", str(file)])

@@ -1,0 +1,248 @@
+"""Start and stop one TorchServe server, told from every other by its inference port."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from handlers import integrity
+from handlers.artifact import Record
+from serving.errors import NotReady, ServerError
+from serving.java import Java, find_java
+from serving.ports import Ports, ensure_free
+from serving.readiness import wait_until_ready
+from serving.requesting import Client, Reply
+from serving.runs import RunFolder, RunState, find_process
+
+Progress = Callable[[str], None]
+ROOT = Path(__file__).resolve().parent.parent
+_SPARE = 100_000_000  # bytes that logs and the JVM may want beside the unpacked archive
+_PATIENCE = 15.0  # seconds between asking a process to end and ending it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """What the caller may choose."""
+
+    port: int = 8080  # of inference; management and metrics follow
+    config: Path = ROOT / "config.properties"
+    log: str = "warn"  # or "info"
+    token: bool = False  # token authorisation
+    workers: int = 0  # 0: one for each processor
+    wait: float = 90.0  # seconds until the model must answer
+
+    def as_texts(self) -> dict[str, str]:
+        """Return what makes one running server unlike another."""
+        return {"log": self.log, "token": str(self.token), "workers": str(self.workers), "config": str(self.config)}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that answers."""
+
+    client: Client
+    state: RunState
+    reply: Reply  # to the first golden request
+    file: Path  # that request's body
+    started: bool  # False: it was running already
+
+
+def start(archive: Path, record: Record, settings: ServeSettings, *, progress: Progress) -> Served:
+    """Start a server for an archive and return when it has answered a golden request truly.
+
+    A server of ours that serves the same archive with the same settings is asked instead. Raises ``ServerError`` with
+    what is in the way; whatever was started is stopped again.
+    """
+    folder = RunFolder(settings.port)
+    digest = integrity.hash_file(archive)
+    running = folder.read()
+    if running is not None:
+        _ensure_same(running, archive, digest, settings)
+        progress(f"the server on port {settings.port} runs already (process {running.pid})")
+        return _ask_golden(folder, running, record, settings, progress, started=False)
+    ports = Ports.starting_at(settings.port)
+    ensure_free(ports)
+    java = find_java()
+    _ensure_inputs(archive, settings)
+    folder.create()
+    try:
+        _ensure_space(archive, folder.path)
+        _extract_golden(archive, record, folder.path)
+        state = _launch(archive, digest, record, ports, java, settings, folder)
+    except BaseException:
+        folder.remove()
+        raise
+    progress(f"TorchServe started (process {state.pid}, Java {java.version} from {java.origin}); logs in {folder.logs}")
+    with _stopped_on_failure(folder):
+        return _ask_golden(folder, state, record, settings, progress, started=True)
+
+
+def stop(port: int) -> RunState | None:
+    """Stop the server on ``port`` with its workers, remove its run folder, and return what it was; None if there is none.
+
+    Only processes that this kit recorded are signalled.
+    """
+    folder = RunFolder(port)
+    state = folder.read()
+    if state is None:
+        folder.remove()
+        return None
+    process = find_process(state)
+    if process is not None:
+        end_tree(process)
+    folder.remove()
+    return state
+
+
+def end_tree(process: psutil.Process) -> None:
+    """End a process and its children: asked first, killed after 15 seconds; raise ``ServerError`` if one stays."""
+    tree = [process, *_children(process)]
+    _signal([process], signal.SIGTERM)
+    psutil.wait_procs([process], timeout=_PATIENCE)
+    # Workers end by themselves when their socket closes.
+    _, alive = psutil.wait_procs(tree, timeout=3)
+    _signal(alive, signal.SIGKILL)
+    _, alive = psutil.wait_procs(alive, timeout=_PATIENCE)
+    if alive:
+        raise ServerError(
+            f"the processes {', '.join(str(each.pid) for each in alive)} do not end; look at them with ps"
+        )
+
+
+def _ensure_same(running: RunState, archive: Path, digest: str, settings: ServeSettings) -> None:
+    if running.archive_sha256 == digest and running.settings == settings.as_texts():
+        return
+    what = f"{running.model} from {running.archive}"
+    if running.archive_sha256 == digest:
+        what += f" with other settings ({', '.join(f'{k}={v}' for k, v in sorted(running.settings.items()))})"
+    elif running.archive == str(archive):
+        what += " as it was before it was built again"
+    raise ServerError(
+        f"a server on port {settings.port} serves {what}; stop it first: make stop PORT={settings.port}, "
+        "or choose another PORT="
+    )
+
+
+def _ensure_inputs(archive: Path, settings: ServeSettings) -> None:
+    if not archive.is_file():
+        raise ServerError(f"there is no archive {archive}; build it with: make mar MODEL=...")
+    if not settings.config.is_file():
+        raise ServerError(f"there is no {settings.config}; run the kit from a clone, or name one with --config")
+
+
+def _ensure_space(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        unpacked = sum(member.file_size for member in opened.infolist())
+    free = shutil.disk_usage(folder).free
+    if free < unpacked + _SPARE:
+        raise ServerError(
+            f"{folder} has {free / 1e6:.0f} MB free; the archive unpacks to {unpacked / 1e6:.0f} MB and "
+            f"{_SPARE / 1e6:.0f} MB are wanted for logs. Free some space"
+        )
+
+
+def _extract_golden(archive: Path, record: Record, folder: Path) -> None:
+    golden = record.golden[0]
+    with zipfile.ZipFile(archive) as opened:
+        (folder / golden.name).write_bytes(opened.read(golden.file))
+
+
+def _launch(
+    archive: Path, digest: str, record: Record, ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder
+) -> RunState:
+    """Start TorchServe's own launcher, which starts the JVM in the background and leaves its pid in a file."""
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
+    command += ["--ts-config", str(settings.config.resolve()), "--model-store", str(archive.resolve().parent)]
+    command += ["--models", f"{record.name}={archive.name}"]
+    command += ["--log-config", str(ROOT / "serving" / f"log4j2-{settings.log}.xml")]
+    console = folder.logs / "console.log"
+    with console.open("wb") as stream:
+        done = subprocess.run(
+            command,
+            cwd=folder.path,  # TorchServe writes its keys to the current folder
+            env=_environment(dict(os.environ), ports, java, settings, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # the server outlives the shell that started it
+            check=False,
+        )
+    try:
+        pid = int((folder.temporary / ".model_server.pid").read_text())
+        created = psutil.Process(pid).create_time()
+    except (OSError, ValueError, psutil.Error) as exc:
+        tail = console.read_text(errors="replace").strip()[-1000:]
+        raise NotReady(
+            f"TorchServe's launcher ended with status {done.returncode}: {tail or 'it said nothing'}"
+        ) from exc
+    state = RunState(settings.port, pid, created, record.name, str(archive.resolve()), digest, settings.as_texts())
+    folder.write(state)
+    return state
+
+
+def _environment(
+    inherited: dict[str, str], ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder
+) -> dict[str, str]:
+    """Return the server's environment: the caller's, without what would change the server behind our back."""
+    dropped = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")
+    environment = {name: value for name, value in inherited.items() if name not in dropped}
+    loopback = "http://127.0.0.1"
+    environment.update(
+        JAVA_HOME=str(java.home),
+        TEMP=str(folder.temporary),
+        TMPDIR=str(folder.temporary),
+        LOG_LOCATION=str(folder.logs),
+        METRICS_LOCATION=str(folder.logs),
+        TS_INFERENCE_ADDRESS=f"{loopback}:{ports.inference}",
+        TS_MANAGEMENT_ADDRESS=f"{loopback}:{ports.management}",
+        TS_METRICS_ADDRESS=f"{loopback}:{ports.metrics}",
+        TS_GRPC_INFERENCE_PORT=str(ports.grpc_inference),
+        TS_GRPC_MANAGEMENT_PORT=str(ports.grpc_management),
+        TS_DISABLE_TOKEN_AUTHORIZATION="false" if settings.token else "true",
+        TS_DEFAULT_WORKERS_PER_MODEL=str(settings.workers),
+    )
+    return environment
+
+
+def _ask_golden(
+    folder: RunFolder, state: RunState, record: Record, settings: ServeSettings, progress: Progress, *, started: bool
+) -> Served:
+    client = Client(settings.port, folder.path)
+    golden = record.golden[0]
+    file = folder.path / golden.name
+    reply = wait_until_ready(client, state, record, file.read_bytes(), folder, settings.wait, progress=progress)
+    return Served(client, state, reply, file, started)
+
+
+@contextlib.contextmanager
+def _stopped_on_failure(folder: RunFolder) -> Iterator[None]:
+    """Stop the server on any failure, an interrupt by the user included, and keep its logs for a look."""
+    try:
+        yield
+    except BaseException:
+        kept = folder.path.with_name(f"{folder.port}-failed")
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(folder.logs, kept, dirs_exist_ok=True)
+        stop(folder.port)
+        raise
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)

@@ -1,0 +1,31 @@
+"""Stand-ins for what TorchServe hands over, and for a picture; used by tests of every kind."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tracing.clean_run import StandInContext
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def make_context(folder: Path, headers: Sequence[Mapping[str, Any]] = ({},)) -> StandInContext:
+    """Return a context for a worker in ``folder`` and a batch of requests with these headers."""
+    context = StandInContext(str(folder), {"model": {"modelName": "tiny"}}, 4)
+    context.begin(list(headers))
+    return context
+
+
+def make_picture(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> bytes:
+    """Return a picture file of one colour, which the model of the recipe ``tiny`` names."""
+    return save_picture(Image.new("RGB", size, COLOURS[colour]), kind)
+
+
+def save_picture(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return a Pillow image as the bytes of a file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
