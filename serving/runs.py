@@ -1,7 +1,7 @@
 """The run folder of a server: what one server leaves on the host, and how it is told from others and from the dead.
 
-A server is named by its inference port. Its folder lies below ``/tmp`` whatever ``TMPDIR`` says, because a Unix socket's
-path has at most 107 bytes, and TorchServe puts ``.ts.sock.<number>`` of every worker into its temporary folder.
+A server is named by its inference port. Its folder lies below ``/tmp`` whatever ``TMPDIR`` says, because a Unix
+socket's path has at most 107 bytes, and TorchServe puts one for every worker into its temporary folder.
 """
 
 import json

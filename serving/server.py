@@ -80,13 +80,13 @@ def start(archive: Path, record: Record, settings: ServeSettings, *, progress: P
     except BaseException:
         folder.remove()
         raise
-    progress(f"TorchServe started (process {state.pid}, Java {java.version} from {java.origin}); logs in {folder.logs}")
     with _stopped_on_failure(folder):
+        progress(f"TorchServe started (process {state.pid}, Java {java.version}, {java.origin}); logs in {folder.logs}")
         return _ask_golden(folder, state, record, settings, progress, started=True)
 
 
 def stop(port: int) -> RunState | None:
-    """Stop the server on ``port`` with its workers, remove its run folder, and return what it was; None if there is none.
+    """Stop the server on ``port`` with its workers, remove its run folder, and return what it was, or None.
 
     Only processes that this kit recorded are signalled.
     """
@@ -179,10 +179,8 @@ def _launch(
         pid = int((folder.temporary / ".model_server.pid").read_text())
         created = psutil.Process(pid).create_time()
     except (OSError, ValueError, psutil.Error) as exc:
-        tail = console.read_text(errors="replace").strip()[-1000:]
-        raise NotReady(
-            f"TorchServe's launcher ended with status {done.returncode}: {tail or 'it said nothing'}"
-        ) from exc
+        tail = console.read_text(errors="replace").strip()[-1000:] or "it said nothing"
+        raise NotReady(f"TorchServe's launcher ended with status {done.returncode}: {tail}") from exc
     state = RunState(settings.port, pid, created, record.name, str(archive.resolve()), digest, settings.as_texts())
     folder.write(state)
     return state

@@ -76,6 +76,7 @@ def run_server(
     expected: int = 200,
     python: Path | str = sys.executable,
     python_path: Sequence[Path] = (),
+    beside: Sequence[Path] = (),
     workers: int = 1,
     settings: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
@@ -83,15 +84,17 @@ def run_server(
     """Serve ``archive`` for the time of a ``with``; what the server writes goes below ``folder``, a new one.
 
     The server is there when it answers the file ``probe`` with the status ``expected``. ``python`` is the interpreter
-    that has TorchServe, ``python_path`` goes before its packages, ``settings`` and ``environment`` over the defaults.
+    that has TorchServe, ``python_path`` goes before its packages, ``beside`` are more archives, ``settings`` and ``environment`` over the defaults.
     Raises ``AssertionError`` if it never answers so, or leaves a process behind.
     """
     for each in ("temp", "store", "leases"):
-        (folder / each).mkdir(parents=True)
-    shutil.copyfile(archive, folder / "store" / archive.name)
+        (folder / each).mkdir(parents=True, exist_ok=True)
+    for each in (archive, *beside):
+        shutil.copyfile(each, folder / "store" / each.name)
+    loaded = ",".join(each.name for each in (archive, *beside))
     ports = find_free_ports(5)
     config = folder / "config.properties"
-    config.write_text(_render_config(folder, archive.name, ports, workers, settings or {}))
+    config.write_text(_render_config(folder, loaded, ports, workers, settings or {}))
     command = [str(python), "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--ts-config", str(config)]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
@@ -106,20 +109,49 @@ def run_server(
     addresses = [f"http://127.0.0.1:{port}" for port in ports[:3]]
     server = Server(archive.stem, folder, *addresses, process)
     try:
-        _wait_until_answering(server, probe, workers, expected)
+        # A prediction that is sent before a worker is there waits in TorchServe's queue.
+        wait_for(lambda: _count_workers(server) >= workers, f"{workers} worker(s) of {server.model}", log=server.log)
+        wait_for_answer(server, probe.read_bytes(), expected)
         yield server
     finally:
         _stop(server)
 
 
-def wait_for(condition: Callable[[], Any], what: str, *, seconds: float = PATIENCE) -> Any:
+def wait_for_answer(
+    server: Server, body: bytes, expected: int, *, path: str = "", seconds: float = PATIENCE
+) -> requests.Response:
+    """Return the first answer to a prediction that has the status ``expected``; raise ``AssertionError``."""
+    seen = "nothing"
+
+    def ask() -> requests.Response | None:
+        nonlocal seen
+        try:
+            answer = server.predict(body, path, timeout=5)
+        except requests.RequestException as exc:
+            seen = repr(exc)
+            return None
+        seen = f"{answer.status_code}: {answer.text}"
+        return answer if answer.status_code == expected else None
+
+    found: list[requests.Response] = wait_for(
+        lambda: [answer for answer in [ask()] if answer is not None],
+        f"an answer {expected} from {server.model}",
+        seconds=seconds,
+        log=lambda: f"last seen: {seen}\n{server.log()}",
+    )
+    return found[0]
+
+
+def wait_for(
+    condition: Callable[[], Any], what: str, *, seconds: float = PATIENCE, log: Callable[[], str] = str
+) -> Any:
     """Return the first true value of ``condition()``; raise ``AssertionError`` after ``seconds`` without one."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}\n{log()[-4000:]}"
         time.sleep(0.05)
 
 
@@ -207,7 +239,7 @@ def build_archive(
 
 
 def _render_config(
-    folder: Path, archive: str, ports: Sequence[int], workers: int, settings: Mapping[str, object]
+    folder: Path, loaded: str, ports: Sequence[int], workers: int, settings: Mapping[str, object]
 ) -> str:
     names = ("inference_address", "management_address", "metrics_address")
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, ports, strict=False)}
@@ -216,7 +248,7 @@ def _render_config(
         "grpc_inference_port": ports[3],
         "grpc_management_port": ports[4],
         "model_store": folder / "store",
-        "load_models": archive,
+        "load_models": loaded,
         "default_workers_per_model": workers,
         "max_request_size": 16 * 1024 * 1024,
         "disable_token_authorization": "true",
@@ -240,27 +272,12 @@ def _environment(folder: Path, python_path: Sequence[Path]) -> dict[str, str]:
     return {**kept, **java_home(), **own, **path}
 
 
-def _wait_until_answering(server: Server, probe: Path, workers: int, expected: int) -> None:
-    last = "nothing answered"
-
-    def answers() -> bool:
-        nonlocal last
-        assert server.process.poll() is None, f"TorchServe has ended:\n{server.log()[-4000:]}"
-        try:
-            # A prediction that is sent before a worker is there waits in TorchServe's queue.
-            if len(server.worker_pids()) < workers:
-                return False
-            answer = server.predict(probe.read_bytes(), timeout=5)
-        except (requests.RequestException, LookupError) as exc:
-            last = repr(exc)
-            return False
-        last = f"{answer.status_code}: {answer.text}"
-        return answer.status_code == expected
-
+def _count_workers(server: Server) -> int:
+    assert server.process.poll() is None, f"TorchServe has ended:\n{server.log()[-4000:]}"
     try:
-        wait_for(answers, f"an answer {expected} from {server.model}")
-    except AssertionError as exc:
-        raise AssertionError(f"{exc}; last seen: {last}\n{server.log()[-4000:]}") from None
+        return len(server.worker_pids())
+    except (requests.RequestException, LookupError):
+        return 0
 
 
 def _stop(server: Server) -> None:

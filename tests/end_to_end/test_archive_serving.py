@@ -85,9 +85,9 @@ def test_two_workers_have_a_core_each(pair: Server) -> None:
 
 
 def test_all_threads_of_a_worker_stay_on_its_core(pair: Server) -> None:
-    """Threads that a library started before the lease are bound like the rest, and none computes besides the main one."""
+    """Threads that a library started before the lease are bound like the rest, and the main one alone computes."""
     for pid in pair.worker_pids():
-        threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+        threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
         assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset(os.sched_getaffinity(pid))}
         before = _cpu_seconds(pid)
         for _ in range(50):
