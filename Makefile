@@ -15,14 +15,16 @@ DATA ?= ../shared/data/cifar10_jpeg.npz
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/torchserve-neuron
-# One hash over what decides the environment: a second run compares it and installs nothing.
-STAMP = $(VENV)/.installed-$(shell cat requirements.txt setup.py scripts/make-venv | cksum | cut -d' ' -f1)
-STAMP_DEV = $(VENV)/.installed-dev-$(shell cat requirements.txt requirements-dev.txt setup.py scripts/make-venv | cksum | cut -d' ' -f1)
+# The archive of MODEL, built if it is missing or out of date.
+ARCHIVE = archive="$$($(RUN) mar "$$MODEL" $(if $(TARGET),--target "$$TARGET"))"
+# One hash over what decides the environment, this folder's path included: a second run compares it and installs nothing.
+STAMP := $(VENV)/.installed-$(shell { pwd -P; cat requirements.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
+STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
 
 export MODEL TARGET FILE DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help venv mar trace check inspect predict serve stop status doctor test test-long lint format train evaluate clean
+.PHONY: help venv mar trace check inspect predict serve stop status doctor test test-long lint format train evaluate bench-forms clean
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,13 +44,14 @@ trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, TAR
 	@$(RUN) trace "$$MODEL" $(if $(TARGET),--target "$$TARGET")
 
 check: venv ## run the archive of MODEL= in a clean interpreter and replay its golden requests
-	@$(RUN) check "$$($(RUN) mar "$$MODEL")"
+	@$(ARCHIVE) && $(RUN) check "$$archive"
 
 inspect: venv ## print what is inside the archive of MODEL=
-	@$(RUN) inspect "$$($(RUN) mar "$$MODEL")"
+	@$(ARCHIVE) && $(RUN) inspect "$$archive"
 
 predict: venv ## answer the request in FILE= from the archive of MODEL=, without a server
-	@$(RUN) predict "$$($(RUN) mar "$$MODEL")" "$$FILE"
+	@test -n "$$FILE" || { echo "error: say which request: make predict MODEL=$$MODEL FILE=picture.png" >&2; exit 1; }
+	@$(ARCHIVE) && $(RUN) predict "$$archive" "$$FILE"
 
 serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, PORT=, WORKERS=, LOG=info, TOKEN=1, WAIT=seconds)
 	@$(RUN) serve "$$MODEL" $(if $(TARGET),--target "$$TARGET") $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
@@ -81,6 +84,9 @@ train: venv ## train the cifar10 model from DATA= (an hour on a CPU, minutes on 
 evaluate: venv ## measure the accuracy of the cifar10 archive that is served on PORT=, with DATA=
 	@$(BIN)/python tracing/recipes/cifar10/evaluate.py --data "$$DATA" \
 	  $(if $(PORT),--url "http://127.0.0.1:$(PORT)/predictions/cifar10")
+
+bench-forms: venv ## compare the forms TorchScript can give MODEL= on this CPU, in one run
+	@$(BIN)/python -m benchmarking.cpu_forms "$$MODEL"
 
 clean: ## remove what was built (not .venv)
 	@rm -rf build logs model_store/*.mar .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["handlers", "handlers.*", "tracing", "serving", "cli"]),
+    packages=find_packages(include=["handlers", "handlers.*", "tracing", "serving", "benchmarking", "cli"]),
     package_data={
         "tracing": ["recipes/*.py", "recipes/*.png", "recipes/*/*"],
         "serving": ["*.xml"],

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from cli import building, serving
 from handlers.errors import KitError
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="torchserve-neuron",
         description="From a trained PyTorch model to a REST service with TorchServe, on a CPU or AWS Inferentia.",
     )
-    parser.add_argument("--version", action="version", version=f"torchserve-neuron {version('torchserve-neuron')}")
+    parser.add_argument("--version", action="version", version=f"torchserve-neuron {_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     building.register(subparsers)
     serving.register(subparsers)
@@ -32,6 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough.
         return 0
+
+
+def _version() -> str:
+    try:
+        return version("torchserve-neuron")
+    except PackageNotFoundError:
+        return "(not installed; run from its folder)"
 
 
 if __name__ == "__main__":

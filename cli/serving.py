@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,12 @@ def register(subparsers: _Subparsers) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from serving.requesting import curl_line
-    from serving.server import ServeSettings, start
+    from serving.server import ServeSettings, ensure_startable, start
     from tracing.checking import read_archive_record
 
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    ensure_startable(options.port)
     archive = ensure_archive(options.model, options.target, store=options.store, build=options.build)
     record = read_archive_record(archive)
     settings = ServeSettings(
@@ -62,6 +66,11 @@ def _serve(options: argparse.Namespace) -> int:
     port = "" if options.port == 8080 else f" PORT={options.port}"
     print(f"Stop it:\n  make stop{port}")
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Stop what was started when the command is ended (`timeout`, a closed terminal), as at Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _stop(options: argparse.Namespace) -> int:

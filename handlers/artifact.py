@@ -97,7 +97,7 @@ def parse_record(raw: bytes) -> Record:
     """Return the record in the bytes of an ``artifact.json``; raise ``BrokenArchive`` that says what is wrong."""
     try:
         content = json.loads(raw.decode("utf-8"))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BrokenArchive(f"{integrity.RECORD_NAME} is not valid JSON: {exc}") from exc
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
@@ -107,6 +107,8 @@ def parse_record(raw: bytes) -> Record:
     record = _decode(Record, content, integrity.RECORD_NAME)
     if not record.variants:
         raise BrokenArchive(f"{integrity.RECORD_NAME} has no variants; pack the model again")
+    if not all(variant.modules and variant.modules[0].inputs for variant in record.variants):
+        raise BrokenArchive(f"{integrity.RECORD_NAME} has a variant without modules or inputs; pack the model again")
     return record
 
 

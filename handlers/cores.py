@@ -8,6 +8,7 @@ second places are given out only when no first place is free, so that workers sp
 import fcntl
 import json
 import os
+import re
 import tempfile
 import time
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from handlers.errors import NoCores
 
 # Shared by every process of the host or container; a tmpfs where there is one, because locks need no disk.
 LEASE_FOLDER_VARIABLE = "TORCHSERVE_NEURON_LEASES"
+_LOCK_NAME = re.compile(r".+-[0-9]+-[0-9]+\.lock")  # kind, core, place
 _NO_FOLLOW = os.O_CLOEXEC | os.O_NOFOLLOW
 _REGISTRY_PATIENCE = 10.0  # seconds to wait for another process to finish its search, which takes milliseconds
 
@@ -132,7 +134,9 @@ def _try_lock(folder: Path, kind: str, cores: Tuple[int, ...], place: int, label
 
 def _list_holders(folder: Path) -> List[Holder]:
     holders = []
-    for path in folder.glob("*-*-*.lock"):
+    for path in folder.iterdir():
+        if not _LOCK_NAME.fullmatch(path.name):
+            continue
         descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -147,11 +151,11 @@ def _read_holder(path: Path, content: bytes) -> Holder:
     kind, core, place = path.stem.rsplit("-", 2)
     try:
         known: Dict[str, Any] = json.loads(content.decode("utf-8"))
-    except ValueError:
-        known = {}
-    return Holder(
-        kind, int(core), int(place), known.get("pid", 0), known.get("label", "unknown"), known.get("since", 0)
-    )
+        pid, label, since = int(known["pid"]), str(known["label"]), float(known["since"])
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        # Every user may write here, and a holder may be seen between taking its lock and saying who it is.
+        pid, label, since = 0, "unknown", 0.0
+    return Holder(kind, int(core), int(place), pid, label, since)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from handlers.errors import BadRequest, RequestError, TooLarge, UnsupportedType
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # How the formats begin, to tell a broken picture (400) from something else (415).
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM")
-_WHITE = (255, 255, 255, 255)
+_WHITE = (255, 255, 255)
+# A table rather than arithmetic: a picture of 40 megapixels would take hundreds of MB as floating point numbers.
+_SIXTEEN_TO_EIGHT = (np.arange(65536) / 257).round().astype(np.uint8)
 
 # The limit on pixels is ours, checked before decoding; Pillow's own would only warn between its two thresholds.
 Image.MAX_IMAGE_PIXELS = None
@@ -84,11 +86,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         # 16-bit greyscale. Pillow's own conversion cuts off at 255 instead of scaling.
-        values = np.asarray(image).astype(np.float64)
-        return Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_SIXTEEN_TO_EIGHT[np.asarray(image).clip(0, 65535).astype(np.uint16)]).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+        flat = Image.new("RGB", rgba.size, _WHITE)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return flat
     return image.convert("RGB")
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from handlers.errors import BrokenArchive
 
@@ -40,7 +40,9 @@ def find_faults(folder: Path, present: List[str]) -> List[str]:
         return [f"{RECORD_NAME} is missing"]
     if not is_sealed(raw):
         return [f"{RECORD_NAME} was changed (its sha256 is not the one it states)"]
-    named: Dict[str, str] = json.loads(raw.decode("utf-8"))["files"]
+    named = _read_names(raw)
+    if named is None:
+        return [f"{RECORD_NAME} does not say which files the archive has"]
     faults = [fault for name, digest in sorted(named.items()) for fault in _compare(folder, name, digest)]
     extra = sorted(set(present) - set(named) - {RECORD_NAME})
     return faults + [f"{name} was added (the record does not name it)" for name in extra]
@@ -53,8 +55,8 @@ def seal(raw: bytes) -> bytes:
     """
     if len(_HASH_FIELD.findall(raw)) != 1:
         raise BrokenArchive(f"{RECORD_NAME} must have exactly one field record_sha256 of 64 hexadecimal digits")
-    blank = _HASH_FIELD.sub(b'"record_sha256": "' + _BLANK + b'"', raw)
-    return blank.replace(_BLANK, hashlib.sha256(blank).hexdigest().encode(), 1)
+    blank = _fill_hash(raw, _BLANK)
+    return _fill_hash(blank, hashlib.sha256(blank).hexdigest().encode())
 
 
 def is_sealed(raw: bytes) -> bool:
@@ -74,7 +76,23 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _fill_hash(raw: bytes, digest: bytes) -> bytes:
+    return _HASH_FIELD.sub(b'"record_sha256": "' + digest + b'"', raw)
+
+
+def _read_names(raw: bytes) -> Optional[Dict[str, str]]:
+    """Return file -> sha256 as a record's bytes have it, or None where they have no such thing."""
+    try:
+        named = json.loads(raw.decode("utf-8"))["files"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    whole = isinstance(named, dict) and all(isinstance(digest, str) for digest in named.values())
+    return named if whole else None
+
+
 def _compare(folder: Path, name: str, digest: str) -> List[str]:
+    if name.startswith("/") or ".." in name.split("/"):
+        return [f"{name} is named, which is not in the archive's folder"]
     path = folder / name
     if not path.is_file():
         return [f"{name} is missing"]

@@ -140,9 +140,22 @@ def _encode(answer: Any, context: Any, index: int) -> bytes:
         except (ValueError, TypeError) as exc:
             answer = ModelError(f"the handler's answer cannot be written as JSON: {exc}")
     status, body = encode_error(answer)
+    _forget_frames(answer)
     context.set_response_content_type(index, "application/json")
     context.set_response_status(status, _REASONS[status], index)
     return body
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error and of those behind it.
+
+    Their frames refer to the batch and to the error itself: such a cycle keeps every refused request in memory until a
+    full garbage collection, which a process with torch in it carries out rarely.
+    """
+    behind: Optional[BaseException] = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
 
 
 def _read_headers(context: Any, index: int) -> Mapping[str, Any]:

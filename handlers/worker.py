@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import torch
 
 from handlers import artifact, cores, targets
-from handlers.artifact import Module, Record, Variant
+from handlers.artifact import Golden, Module, Record, Variant
 from handlers.batching import pad_batch, plan_batches
-from handlers.errors import CannotServe, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget
+from handlers.errors import CannotServe, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget, RequestError
 from handlers.handler import Handler, Tensors
 from handlers.payloads import INSTANCES, TENSORS, Payload, read_payload
 
@@ -166,10 +166,7 @@ def make_handler(record: Record, variant: Variant) -> Handler:
 
 def replay_golden(worker: Worker, folder: Path) -> None:
     """Raise ``GoldenMismatch`` unless every golden request gets its expected answer, alone and in mixed batches."""
-    payloads = []
-    for golden in worker.record.golden:
-        body = (folder / golden.file).read_bytes()
-        payloads.append(read_payload({"body": body}, {"body": golden.content_type}))
+    payloads = [_read_golden(folder, golden) for golden in worker.record.golden]
     if not payloads:
         return
     for size in sorted(worker.runs):
@@ -179,6 +176,13 @@ def replay_golden(worker: Worker, folder: Path) -> None:
             answers = worker.answer([payloads[index] for index in picked])
             for index, answer in zip(picked, answers):
                 _compare_golden(worker.record, index, size, answer)
+
+
+def _read_golden(folder: Path, golden: Golden) -> Payload:
+    try:
+        return read_payload({"body": (folder / golden.file).read_bytes()}, {"body": golden.content_type})
+    except (OSError, RequestError) as exc:
+        raise GoldenMismatch(f"golden request {golden.name} cannot be read from {golden.file}: {exc}") from exc
 
 
 def _compare_golden(record: Record, index: int, size: int, answer: Any) -> None:
@@ -201,7 +205,8 @@ def find_difference(expected: Any, found: Any, tolerance: float, where: str = "a
     not above the smallest on that side: the fifth and sixth of a ranking may trade places.
     """
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or isinstance(expected, str):
-        return "" if expected == found else f"{where} is {found!r}, expected {expected!r}"
+        same = type(expected) is type(found) and expected == found  # True is no 1
+        return "" if same else f"{where} is {found!r}, expected {expected!r}"
     if isinstance(expected, (int, float)) and isinstance(found, (int, float)):
         off = abs(expected - found)
         return "" if off <= tolerance else f"{where} is {found:.6g}, expected {expected:.6g} within {tolerance:g}"
@@ -243,9 +248,9 @@ def _load(target: Any, folder: Path, module: Module) -> Run:
 
 def _warm_up(run: Run, module: Module) -> None:
     """Run a module until its graph is optimised: the first run records shapes, the second compiles for them."""
-    inputs = [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs]
     shapes = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in module.inputs)
     try:
+        inputs = [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in module.inputs]
         for _ in range(3):
             outputs = run(*inputs)
     except Exception as exc:

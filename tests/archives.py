@@ -32,9 +32,8 @@ def write_members(members: Mapping[str, bytes], archive: Path) -> Path:
 def tamper(archive: Path, copy: Path, changes: Mapping[str, Change]) -> Path:
     """Write a copy with some members changed, or added, and the record as it was."""
     members = read_members(archive)
-    return write_members(
-        {**members, **{name: change(members.get(name, b"")) for name, change in changes.items()}}, copy
-    )
+    members.update({name: change(members.get(name, b"")) for name, change in changes.items()})
+    return write_members(members, copy)
 
 
 def reseal(archive: Path, copy: Path, changes: Mapping[str, Change] | None = None, **record: Any) -> Path:

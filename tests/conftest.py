@@ -11,6 +11,12 @@ from cli.building import ensure_archive
 from handlers.cores import LEASE_FOLDER_VARIABLE
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pass the one warning that is neither ours nor torch's."""
+    # torch-model-archiver reads its version from a file that it does not close.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed file .*model_archiver.version.txt:ResourceWarning")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _leases_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep tests and the servers they start from taking the cores of a real server."""

@@ -63,8 +63,9 @@ class Server:
         return cores.lease_holders(self.folder / "leases")
 
     def log(self) -> str:
-        """Return what the server has printed so far."""
-        return (self.folder / "server.log").read_text(errors="replace")
+        """Return what the server has printed so far, but for the lines about each request."""
+        lines = (self.folder / "server.log").read_text(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if " ACCESS_LOG " not in line)
 
 
 @contextmanager
@@ -84,8 +85,8 @@ def run_server(
     """Serve ``archive`` for the time of a ``with``; what the server writes goes below ``folder``, a new one.
 
     The server is there when it answers the file ``probe`` with the status ``expected``. ``python`` is the interpreter
-    that has TorchServe, ``python_path`` goes before its packages, ``beside`` are more archives, ``settings`` and ``environment`` over the defaults.
-    Raises ``AssertionError`` if it never answers so, or leaves a process behind.
+    that has TorchServe, ``python_path`` goes before its packages, ``beside`` are more archives, ``settings`` and
+    ``environment`` go over the defaults. Raises ``AssertionError`` if it never answers so, or leaves a process behind.
     """
     for each in ("temp", "store", "leases"):
         (folder / each).mkdir(parents=True, exist_ok=True)
@@ -289,7 +290,7 @@ def _stop(server: Server) -> None:
         except psutil.NoSuchProcess:
             continue
     server.process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 75  # a worker that has just been started waits 30 s for its server, then ends
     while processes_of(server) and time.monotonic() < deadline:
         time.sleep(0.02)
     left = processes_of(server)

@@ -11,6 +11,7 @@ from typing import Any
 
 from handlers import artifact, integrity, targets
 from handlers.artifact import Golden, HandlerSpec, Record, TensorSpec, Variant
+from handlers.errors import KitError
 from tracing.errors import BuildError, RecipeError
 from tracing.loading import LoadedRecipe, build_model, importing_from, load_recipe, modules_from
 from tracing.recipe import handler_file, handler_path, tensor_specs
@@ -81,7 +82,7 @@ def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str],
         variants=variants,
         golden=golden,
         golden_tolerance=float(recipe.tolerances.golden),
-        sources=_hash_sources(loaded, list(modules_from(loaded.folder).values())),
+        sources=_hash_sources(loaded, [*loaded.code, *modules_from(loaded.folder).values()]),
         built_with=_list_versions(),
         files={name: integrity.hash_file(folder / name) for name in _list_files(folder)},
     )
@@ -101,7 +102,7 @@ def _build_variant(
     from tracing.verifying import verify_model
 
     recipe = loaded.recipe
-    samples = [handler.preprocess(item) for golden, body in bodies for item in _read_items(golden, body)]
+    samples = [sample for golden, body in bodies for sample in _preprocess_golden(handler, golden, body)]
     real = handler.collate(samples)
     names = run_preflight(model, handler, real)
     progress(f"preflight passed on {len(samples)} golden items; outputs: {', '.join(names)}")
@@ -142,7 +143,6 @@ def _answer_golden(
 ) -> tuple[Golden, ...]:
     """Return the golden requests with the eager model's answers, numbers rounded to six decimals."""
     from handlers.cores import Lease
-    from handlers.errors import KitError
     from handlers.worker import Worker
     from tracing.preflight import as_tuple
 
@@ -178,13 +178,12 @@ def _read(golden: Golden, body: bytes) -> Any:
     return read_payload({"body": body}, {"body": golden.content_type})
 
 
-def _read_items(golden: Golden, body: bytes) -> list[Any]:
-    from handlers.errors import RequestError
-
+def _preprocess_golden(handler: Any, golden: Golden, body: bytes) -> list[Any]:
     try:
-        return list(_read(golden, body).items)
-    except RequestError as exc:
-        raise BuildError(f"golden request {golden.name} cannot be read: {exc}") from exc
+        return [handler.preprocess(item) for item in _read(golden, body).items]
+    except Exception as exc:  # the handler may be the user's own
+        what = str(exc) if isinstance(exc, KitError) else f"{type(exc).__name__}: {exc}"
+        raise BuildError(f"golden request {golden.name} cannot be read: {what}") from exc
 
 
 def _make_handler(loaded: LoadedRecipe) -> Any:

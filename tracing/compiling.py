@@ -17,6 +17,9 @@ from tracing.errors import CompileError
 from tracing.recipe import Input, tensor_specs
 
 Progress = Callable[[str], None]
+# Of no use to a loader, and different on every machine.
+_DROPPED = (".debug_pkl", "/.data/serialization_id")
+_MANGLED = re.compile(rb"___torch_mangle_(\d+)")
 _BRANCH = "Converting a tensor to a Python boolean"
 
 
@@ -64,19 +67,31 @@ def generate_inputs(inputs: Sequence[Input], batch: int, *, seed: int) -> tuple[
 def canonical_bytes(module: torch.jit.ScriptModule) -> bytes:
     """Return a module's file without what depends on where and when it was made.
 
-    torch writes the paths of the traced sources into ``*.debug_pkl``; loaders do without those. Members keep their
-    order and contents; times and compression are fixed.
+    torch writes the paths of the traced sources into ``*.debug_pkl``, a checksum of them all into
+    ``serialization_id``, and the number of earlier traces of the process into the names of classes. Loaders do without
+    the first two, and the names are counted anew. Members keep their order; times and compression are fixed.
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         torch.jit.save(module, buffer)
-    output = io.BytesIO()
+    output, numbers = io.BytesIO(), dict[bytes, int]()
     with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as kept:
         for member in source.infolist():
-            if not member.filename.endswith(".debug_pkl"):
-                kept.writestr(zipfile.ZipInfo(_fix_root(member.filename)), source.read(member))
+            if not member.filename.endswith(_DROPPED):
+                name = _renumber(_fix_root(member.filename).encode(), numbers).decode()
+                content = source.read(member)
+                kept.writestr(zipfile.ZipInfo(name), _renumber(content, numbers) if _names_classes(name) else content)
     return output.getvalue()
+
+
+def _names_classes(member: str) -> bool:
+    return member.endswith(".pkl") or "/code/" in member
+
+
+def _renumber(content: bytes, numbers: dict[bytes, int]) -> bytes:
+    """Number the classes in the order of their first mention; ``numbers`` holds those met before."""
+    return _MANGLED.sub(lambda found: b"___torch_mangle_%d" % numbers.setdefault(found[1], len(numbers)), content)
 
 
 def _fix_root(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class LoadedRecipe:
 
     recipe: Recipe
     file: Path  # absolute
+    code: tuple[Path, ...] = ()  # files beside it that it has imported
 
     @property
     def folder(self) -> Path:
@@ -59,9 +61,10 @@ def load_recipe(model: str, *, checked: bool = True) -> LoadedRecipe:
     with importing_from(path.parent):
         recipe = _import_recipe(path)
         faults = find_faults(recipe, path.parent) if checked else []
+        code = tuple(modules_from(path.parent).values())
     if faults:
         raise RecipeError(str(path), faults)
-    return LoadedRecipe(recipe, path)
+    return LoadedRecipe(recipe, path, code)
 
 
 def build_model(loaded: LoadedRecipe) -> Any:
@@ -111,9 +114,25 @@ def importing_from(folder: Path) -> Iterator[None]:
 
 
 def modules_from(folder: Path) -> dict[str, Path]:
-    """Return the imported modules whose file lies in ``folder``, with that file."""
+    """Return the imported modules whose file lies in ``folder``, with that file; no library's and none of the kit's."""
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    return {name: Path(file) for name, file in files.items() if file and folder in Path(file).resolve().parents}
+    found = {name: Path(file).resolve() for name, file in files.items() if file}
+    # A project's folder often holds its virtual environment, and torch cannot be imported twice.
+    foreign = [path for path in _foreign_folders() if folder in path.parents]
+    return {
+        name: file
+        for name, file in found.items()
+        if folder in file.parents and not any(each in file.parents for each in foreign)
+    }
+
+
+def _foreign_folders() -> list[Path]:
+    kit = Path(__file__).resolve().parent.parent
+    libraries = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return [
+        *(kit / name for name in ("handlers", "tracing", "serving", "cli")),
+        *(Path(p).resolve() for p in libraries),
+    ]
 
 
 def _import_recipe(path: Path) -> Recipe:

@@ -169,11 +169,11 @@ def _find_handler_faults(recipe: Recipe, folder: Path) -> list[str]:
     module, _, name = handler_path(recipe.handler).partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as exc:
-        shipped = sorted(path.stem for path in Path(inspect.getfile(Handler)).parent.glob("*_*.py"))
+    except Exception as exc:  # the user's file may raise anything
+        shipped = sorted(path.stem for path in Path(inspect.getfile(Handler)).parent.glob("[a-z]*_*.py"))
         return [
-            f"handler {recipe.handler!r} cannot be imported ({exc}); expected one of {', '.join(shipped)}, "
-            "or 'file.py:Class' in the recipe's folder"
+            f"handler {recipe.handler!r} cannot be imported ({type(exc).__name__}: {exc}); expected one of "
+            f"{', '.join(shipped)}, or 'file.py:Class' in the recipe's folder"
         ]
     if not (isinstance(kind, type) and issubclass(kind, Handler)):
         return [f"handler {recipe.handler!r} is no subclass of handlers.handler.Handler"]

@@ -15,12 +15,6 @@ KINDS = ("0.12.0 parsed", "0.12.0 bytes", "0.11.0 parsed", "0.11.0 bytes")
 
 
 @pytest.fixture(scope="session")
-def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest archive."""
-    return servers.build_archive("tiny", tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
 def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter with what a stock container has, and without the kit."""
     return servers.make_plain_python(tmp_path_factory.mktemp("plain") / "venv")

@@ -29,8 +29,8 @@ def break_weights(archive: Path, copy: Path) -> Path:
 
 
 def smuggle_module(archive: Path, copy: Path) -> Path:
-    """A file lies in the archive that Python would import instead of numpy."""
-    return archives.tamper(archive, copy, {"numpy.py": lambda content: b"raise SystemExit"})
+    """A file lies in the archive that Python would import instead of Pillow."""
+    return archives.tamper(archive, copy, {"PIL.py": lambda content: b"raise SystemExit"})
 
 
 def break_record(archive: Path, copy: Path) -> Path:
@@ -57,7 +57,7 @@ def lack_package_of_service(archive: Path, copy: Path) -> Path:
 
 FAULTS = {
     break_weights: ("BrokenArchive", "was changed"),
-    smuggle_module: ("BrokenArchive", "numpy.py was added"),
+    smuggle_module: ("BrokenArchive", "PIL.py was added"),
     break_record: ("BrokenArchive", "artifact.json was changed"),
     change_golden: ("GoldenMismatch", "golden request tiny_red.png"),
     lack_package_of_handler: ("ModelUnusable", "No module named 'not_there'"),

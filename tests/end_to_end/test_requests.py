@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.end_to_end.requests_catalogue import FORMS, JSON, as_base64, as_json, malformed, nested_objects, sent
+from tests.catalogue import FORMS, JSON, as_base64, as_json, malformed, nested_objects, sent
 from tests.servers import RECIPES, Server
 
 MALFORMED = malformed()

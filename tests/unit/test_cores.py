@@ -1,5 +1,6 @@
 """Leases on cores, with real processes: never held twice, free the moment the holder is dead."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -25,6 +26,9 @@ lease = take_lease(kind, int(count), host_cores=range(int(host)), places=int(pla
 print(*lease.cores, flush=True)
 sys.stdin.read()
 """
+
+
+HOLDER = b'{"pid": %s, "label": "x", "since": 0}'
 
 
 def hold(folder: Path, count: int = 1, host: int = 4, places: int = 1) -> subprocess.Popen:
@@ -174,7 +178,19 @@ def test_holders_are_listed_with_what_they_hold(leases):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"null", b"[1]", b'"x"', b'{"pid": "x"}', json.dumps({"pid": 1}).encode() * 999]
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"null",
+        b"[1]",
+        b'"x"',
+        b"[" * 4096,
+        b'{"pid": 1}' * 999,
+        HOLDER % b'"x"',
+        HOLDER % b"1e999",
+    ],
 )
 def test_garbage_in_a_lock_file_hides_nothing(leases, content):
     """A held core stays held and listed, whatever stands in its file."""
@@ -198,8 +214,11 @@ def test_files_of_another_kind_in_the_folder_are_tolerated(leases):
     """What else lies in the folder does not stop a worker."""
     for name in ("README", "cpu-x-y.lock", "a-b.lock"):
         (leases / name).write_text("hello")
-    assert take(leases).cores == (0,)
-    assert len(cores.lease_holders(leases)) == 1
+    with (leases / "cpu-x-y.lock").open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        lease = take(leases)
+        assert [each.core for each in cores.lease_holders(leases)] == [0]
+    lease.release()
 
 
 def test_a_link_is_not_followed(leases, tmp_path):

@@ -45,7 +45,7 @@ class Settings:
     pad: int = 4  # pixels of reflection padding before the random crop
     cutout: int = 8  # side of the square hidden in each picture, pixels
     mixed: float = 0.5  # share of the batches in which a rectangle of each picture comes from another (CutMix)
-    plain: float = 0.25  # share of the epochs, the last ones, in which none does
+    plain: float = 0.3  # share of the epochs, the last ones, in which none does
     average: float = 0.998  # decay per step of the exponential moving average of the weights
 
 
@@ -280,7 +280,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="cifar-10-python.tar.gz, its folder, or an .npz")
     parser.add_argument("--output", type=Path, default=FOLDER / "weights.safetensors")
     parser.add_argument("--work", type=Path, default=Path("build/cifar10-training"), help="checkpoint and report")
-    parser.add_argument("--epochs", type=int, default=52)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, help="use only the first N training images (to try the script)")
     return parser.parse_args()

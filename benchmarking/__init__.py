@@ -1,0 +1,1 @@
+"""Measuring: which form of a model is fastest, side by side in one run."""
