@@ -39,15 +39,18 @@ def read_payload(row: Mapping[str, Any], content_types: Mapping[str, str]) -> Pa
     Raises ``BadRequest`` or ``TooLarge`` that tells the client what to send instead.
     """
     name = _choose_field(row)
-    value = row[name]
+    value, kind = row[name], content_types.get(name.lower(), "")
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value)
-        if not value:
-            raise BadRequest("the request has an empty body; send a file, for example with: curl -T FILE URL")
-        if not _looks_like_json(value, content_types.get(name.lower(), "")):
+        if value and not _looks_like_json(value, kind) and not kind.startswith("text/"):
             return Payload([value])
-        value = _parse_json(value)
-    return _read_json(value)
+    elif isinstance(value, str) and "json" not in kind:
+        value = value.encode("utf-8", "surrogatepass")  # a text that TorchServe has decoded is read like one it has not
+    else:
+        return _read_json(value)
+    if not value:
+        raise BadRequest("the request has an empty body; send a file, for example with: curl -T FILE URL")
+    return _read_json(_parse_json(value)) if _looks_like_json(value, kind) else _read_text(value)
 
 
 def decode_base64(text: str) -> bytes:
@@ -74,6 +77,14 @@ def _choose_field(row: Mapping[str, Any]) -> str:
             "(curl -H 'Content-Type: application/json' -d '{...}' URL)"
         )
     raise BadRequest(f"the form has {len(row)} fields ({_shorten(', '.join(row))}); send one, or name it 'data'")
+
+
+def _read_text(value: bytes) -> Payload:
+    """Read a text, which holds a file in base64; what is declared a text and is none is taken for the file itself."""
+    try:
+        return Payload([decode_base64(value.decode("utf-8"))])
+    except UnicodeDecodeError:
+        return Payload([value])
 
 
 def _looks_like_json(value: bytes, content_type: str) -> bool:

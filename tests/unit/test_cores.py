@@ -90,6 +90,14 @@ def test_half_a_range_is_not_enough(leases):
     assert take(leases).cores == (1,)
 
 
+def test_a_range_that_cannot_be_had_leaves_nothing_locked(leases):
+    """Core 0 was free and core 1 was not: core 0 is free again."""
+    one = take(leases, host=[1])
+    pair = take(leases, 2)
+    assert (one.cores, pair.cores) == ((1,), (2, 3))
+    assert take(leases).cores == (0,)
+
+
 def test_workers_spread_before_they_share(leases):
     """Second places are given out only when every core has a worker."""
     taken = [take(leases, host=range(2), places=2) for _ in range(4)]

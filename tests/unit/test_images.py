@@ -165,10 +165,10 @@ def test_a_picture_of_the_models_size_is_not_touched():
 def test_a_decompression_bomb_is_refused_before_it_unpacks(bomb):
     """A file of kilobytes with 169 million pixels costs neither time nor memory."""
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(TooLarge, match="pixels, at most 40,000,000 are taken"):
         decode(bomb)
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 0.1  # decoding takes several times that
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
 
