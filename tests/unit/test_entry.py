@@ -48,7 +48,7 @@ def drive(tiny_folder, tmp_path):
             cwd=tiny_folder,
             capture_output=True,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environment},
         )
         assert done.returncode == 0, done.stderr
         return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}

@@ -61,3 +61,18 @@ class CompactResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.features(x)) * self._LOGIT_SCALE
         return logits
+
+
+class MirrorAveraged(nn.Module):
+    """The mean of a network's logits for a picture and for its mirror image: more accurate, for twice the work.
+
+    Takes and returns what the network does.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(torch.cat([x, x.flip(3)]))
+        return torch.stack(logits.chunk(2)).mean(0)

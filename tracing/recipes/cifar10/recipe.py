@@ -4,14 +4,14 @@ from tracing import Input, Recipe
 
 
 def build_model(checkpoint):
-    from network import CompactResNet
+    from network import CompactResNet, MirrorAveraged
     from safetensors.torch import load_file
 
     network = CompactResNet()
     weights = {name: value.float() for name, value in load_file(checkpoint).items()}
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**counters, **weights})  # the counters matter in training only, the file lacks them
-    return network
+    return MirrorAveraged(network)
 
 
 recipe = Recipe(

@@ -2,8 +2,8 @@
 
     python tracing/recipes/cifar10/train.py --data ../shared/data/cifar10_jpeg.npz
 
-Stopped at any moment, the same command goes on from the last finished epoch. The test images are looked at once,
-after the last epoch.
+Stopped at any moment, the same command goes on from the last finished epoch. The test images are looked at
+after the last epoch only; the weights are those of the last epoch.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
 from dataset import Split, load_split  # noqa: E402  the recipe's folder is not a package
-from network import CompactResNet  # noqa: E402
+from network import CompactResNet, MirrorAveraged  # noqa: E402
 
 # Per-channel mean and standard deviation of the training images, scaled to 0..1 (also in recipe.py).
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -35,23 +35,36 @@ STD = (0.2470, 0.2435, 0.2616)
 class Settings:
     """What decides the result of a run; saved with the checkpoint and compared on resume."""
 
-    epochs: int  # passes over the training images
+    epochs: int  # passes over the training images until the learning rate is 0 for the first time
+    again: int  # passes after that, from a lower rate down to 0 again (warm restart, Loshchilov and Hutter 2017)
     seed: int  # of weights, order and augmentation
     batch_size: int = 128  # images per step
     peak_rate: float = 0.15  # learning rate at the end of the warm-up
-    warmup: float = 0.15  # share of the steps in which the rate rises from 0
+    warmup: float = 0.15  # share of the first epochs' steps in which the rate rises from 0
+    again_rate: float = 0.06  # learning rate at the warm restart
     weight_decay: float = 5e-4  # on convolution and linear weights only
     label_smoothing: float = 0.1  # share of the target spread over all classes
     pad: int = 4  # pixels of reflection padding before the random crop
     cutout: int = 8  # side of the square hidden in each picture, pixels
     mixed: float = 0.5  # share of the batches in which a rectangle of each picture comes from another (CutMix)
-    plain: float = 0.3  # share of the epochs, the last ones, in which none does
+    plain: float = 0.3  # share of the epochs before the rate is 0 in which none does
     average: float = 0.998  # decay per step of the exponential moving average of the weights
+
+    @property
+    def total(self) -> int:
+        """All passes over the training images."""
+        return self.epochs + self.again
+
+    def progress(self, epoch: float) -> tuple[bool, float]:
+        """Return whether an epoch is after the warm restart, and how far it is through its part, 0 to 1."""
+        if epoch < self.epochs:
+            return False, epoch / self.epochs
+        return True, (epoch - self.epochs) / self.again
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    settings = Settings(epochs=arguments.epochs, seed=arguments.seed)
+    settings = Settings(epochs=arguments.epochs, again=arguments.again, seed=arguments.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.monotonic()
     training = load_split(arguments.data, "train")
@@ -66,7 +79,8 @@ def main() -> None:
     network.load_state_dict(_read_weights(arguments.output))
     report = {
         "test_images": len(test.labels),
-        "test_accuracy": measure_accuracy(network, test, device),
+        "test_accuracy": measure_accuracy(MirrorAveraged(network), test, device),
+        "test_accuracy_without_mirror": measure_accuracy(network, test, device),
         "seconds": round(run.seconds),
         "device": str(device),
         "precision": "bf16 autocast" if run.bf16 else "fp32",
@@ -115,16 +129,16 @@ class _Run:
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.averaged, self.epoch, self.seconds = saved["averaged"], saved["epoch"], saved["seconds"]
-        print(f"going on after epoch {self.epoch} of {self.settings.epochs}")
+        print(f"going on after epoch {self.epoch} of {self.settings.total}")
 
     def train(self) -> None:
-        while self.epoch < self.settings.epochs:
+        while self.epoch < self.settings.total:
             begun = time.monotonic()
             loss = self._train_epoch()
             self.epoch += 1
             self.seconds += time.monotonic() - begun
             self._save()
-            print(f"\repoch {self.epoch}/{self.settings.epochs}  loss {loss:.4f}  {self.seconds:.0f} s", flush=True)
+            print(f"\repoch {self.epoch}/{self.settings.total}  loss {loss:.4f}  {self.seconds:.0f} s", flush=True)
 
     def _train_epoch(self) -> float:
         # Seeded per epoch, so that a resumed run sees the pictures that an uninterrupted one would have seen.
@@ -133,9 +147,9 @@ class _Run:
         total, begun = 0.0, time.monotonic()
         for step, (images, labels) in enumerate(self._batches(generator)):
             for group in self.optimizer.param_groups:
-                group["lr"] = _learning_rate(self.epoch * self.steps + step, self.settings, self.steps)
+                group["lr"] = _learning_rate(self.epoch + step / self.steps, self.settings)
             others, kept = labels, 1.0
-            if self.epoch < (1 - self.settings.plain) * self.settings.epochs:
+            if self.settings.progress(self.epoch)[1] < 1 - self.settings.plain:
                 images, others, kept = _mix(images, labels, self.settings, generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = self.network(images).float()
@@ -193,9 +207,11 @@ def _parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, 
     return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _learning_rate(step: int, settings: Settings, steps_per_epoch: int) -> float:
-    """Linear warm-up to the peak, then half a cosine down to zero at the last step."""
-    progress = step / (settings.epochs * steps_per_epoch)
+def _learning_rate(epoch: float, settings: Settings) -> float:
+    """Linear warm-up to the peak, half a cosine down to zero; half a cosine from the lower rate after the restart."""
+    restarted, progress = settings.progress(epoch)
+    if restarted:
+        return settings.again_rate * 0.5 * (1 + math.cos(math.pi * progress))
     if progress < settings.warmup:
         return settings.peak_rate * progress / settings.warmup
     return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * (progress - settings.warmup) / (1 - settings.warmup)))
@@ -268,9 +284,9 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _print_progress(run: _Run, step: int, loss: float, begun: float) -> None:
     if step % 20 and step + 1 < run.steps:
         return
-    done = (run.epoch * run.steps + step + 1) / (run.settings.epochs * run.steps)
+    done = (run.epoch * run.steps + step + 1) / (run.settings.total * run.steps)
     per_step = (time.monotonic() - begun) / (step + 1)
-    left = per_step * ((run.settings.epochs - run.epoch) * run.steps - step - 1)
+    left = per_step * ((run.settings.total - run.epoch) * run.steps - step - 1)
     bar = "#" * int(30 * done)
     print(f"\r[{bar:<30}] {done:6.1%}  loss {loss:.3f}  {left / 60:.0f} min left ", end="", file=sys.stderr, flush=True)
 
@@ -281,6 +297,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=FOLDER / "weights.safetensors")
     parser.add_argument("--work", type=Path, default=Path("build/cifar10-training"), help="checkpoint and report")
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--again", type=int, default=22, help="epochs after the warm restart")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, help="use only the first N training images (to try the script)")
     return parser.parse_args()
