@@ -321,9 +321,9 @@ def test_the_users_python_settings_do_not_reach_a_check(tiny_archive, tmp_path, 
 def test_predict_answers_like_a_server(tiny_archive, tmp_path):
     """One batch, each request with its status: a picture, JSON, and what is neither."""
     (tmp_path / "green.png").write_bytes(make_picture("green"))
-    (tmp_path / "bad.txt").write_bytes(b"hello")
+    (tmp_path / "bad.bin").write_bytes(b"hello")
     (tmp_path / "bad.json").write_bytes(b"{}")
-    requests = [(tmp_path / "green.png", "image/png"), (tmp_path / "bad.txt", "text/plain")]
+    requests = [(tmp_path / "green.png", "image/png"), (tmp_path / "bad.bin", "application/octet-stream")]
     requests.append((tmp_path / "bad.json", "application/json"))
     answers = checking.predict(tiny_archive, requests)
     assert [answer.status for answer in answers] == [200, 415, 400]

@@ -152,11 +152,11 @@ def test_predict_answers_one_line_for_each_request(capsys, tiny_archive, tmp_pat
     """As a server would; status 1 if one is refused."""
     for colour in ("red", "blue"):
         (tmp_path / f"{colour}.png").write_bytes(make_picture(colour))
-    (tmp_path / "bad.txt").write_text("hello")
+    (tmp_path / "bad.pdf").write_text("hello")
     status, out, _ = run(capsys, "predict", tiny_archive, tmp_path / "red.png", tmp_path / "blue.png")
     assert status == 0
     assert [next(iter(json.loads(line))) for line in out.splitlines()] == ["red", "blue"]
-    status, out, _ = run(capsys, "predict", tiny_archive, tmp_path / "red.png", tmp_path / "bad.txt")
+    status, out, _ = run(capsys, "predict", tiny_archive, tmp_path / "red.png", tmp_path / "bad.pdf")
     assert status == 1
     assert json.loads(out.splitlines()[1])["code"] == 415
 

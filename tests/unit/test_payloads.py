@@ -57,6 +57,12 @@ def test_json_with_base64_is_one_item(content, parsed):
     assert read_payload({"body": body}, {"body": "application/json"}) == Payload([FILE], PLAIN)
 
 
+@pytest.mark.parametrize("body", [TEXT, TEXT.encode(), f'{{"data": "{TEXT}"}}', f'{{"data": "{TEXT}"}}'.encode()])
+def test_a_text_body_is_base64_or_json_whether_decoded_or_not(body):
+    """TorchServe decodes text/* by default and does not with decode_input_request=false."""
+    assert read_payload({"body": body}, {"body": "text/plain"}) == Payload([FILE], PLAIN)
+
+
 @pytest.mark.parametrize("item", [TEXT, {"b64": TEXT}, {"image_bytes": {"b64": TEXT}}])
 def test_instances_are_items_in_order(item):
     """KServe v1 carries several items, answered as predictions."""
