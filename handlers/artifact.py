@@ -109,6 +109,10 @@ def parse_record(raw: bytes) -> Record:
         raise BrokenArchive(f"{integrity.RECORD_NAME} has no variants; pack the model again")
     if not all(variant.modules and variant.modules[0].inputs for variant in record.variants):
         raise BrokenArchive(f"{integrity.RECORD_NAME} has a variant without modules or inputs; pack the model again")
+    named = [module.file for variant in record.variants for module in variant.modules]
+    unhashed = sorted({*named, *(golden.file for golden in record.golden)} - set(record.files))
+    if record.files and unhashed:
+        raise BrokenArchive(f"{integrity.RECORD_NAME} has no hash of {', '.join(unhashed)}; pack the model again")
     return record
 
 

@@ -181,6 +181,16 @@ def _registry(folder: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
+    try:
+        return _open_or_create(path)
+    except OSError as exc:
+        raise NoCores(
+            f"the lease file {path} cannot be opened ({exc.strerror}); remove it if it is no plain file, or name "
+            f"another folder with {LEASE_FOLDER_VARIABLE}"
+        ) from exc
+
+
+def _open_or_create(path: Path) -> int:
     # Opened before it is created: in a sticky folder the kernel refuses O_CREAT on another user's file.
     try:
         return os.open(str(path), os.O_RDWR | _NO_FOLLOW)

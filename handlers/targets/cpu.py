@@ -11,6 +11,7 @@ import torch
 
 from handlers import cores
 from handlers.artifact import TensorSpec
+from handlers.errors import NoCores
 
 PLACES_VARIABLE = "TORCHSERVE_NEURON_WORKERS_PER_CORE"
 _PRECISIONS = ("fp32", "bf16")
@@ -32,8 +33,12 @@ def places() -> int:
     """Return how many workers may share a processor: 4, or ``TORCHSERVE_NEURON_WORKERS_PER_CORE``.
 
     A second server or model on one machine should serve slowly rather than not at all; 1 forbids it.
+    Raises ``NoCores`` if the variable is no whole number over 0.
     """
-    return max(1, int(os.environ.get(PLACES_VARIABLE, "4")))
+    text = os.environ.get(PLACES_VARIABLE, "4")
+    if not text.isdigit() or int(text) < 1:
+        raise NoCores(f"{PLACES_VARIABLE} is {text!r}, expected a whole number over 0")
+    return int(text)
 
 
 def prepare(leased: Sequence[int]) -> None:

@@ -118,3 +118,10 @@ def test_a_handler_path_names_its_file(entry, file):
 def test_the_python_version_has_two_parts():
     """Patch releases do not matter to an archive."""
     assert artifact.python_version() == ".".join(map(str, sys.version_info[:2]))
+
+
+def test_a_module_without_a_hash_is_refused() -> None:
+    """A record that names files must name every module and golden request among them."""
+    record = make_record(files={"modules/a.pt": "0" * 64, "golden/0-a.png": "0" * 64})
+    with pytest.raises(BrokenArchive, match=r"no hash of modules/b\.pt"):
+        parse_record(dump_record(record))
