@@ -9,6 +9,7 @@ after the last epoch only; the weights are those of the last epoch.
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -23,12 +24,9 @@ from torch.nn import functional as F
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
+from augmentation import augment, mix, normalise  # noqa: E402
 from dataset import Split, load_split  # noqa: E402  the recipe's folder is not a package
 from network import CompactResNet, MirrorAveraged  # noqa: E402
-
-# Per-channel mean and standard deviation of the training images, scaled to 0..1 (also in recipe.py).
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2470, 0.2435, 0.2616)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,14 @@ def main() -> None:
     training = load_split(arguments.data, "train")
     if arguments.limit:
         training = Split(training.images[: arguments.limit], training.labels[: arguments.limit])
-    run = _Run(settings, training, device, bf16=_has_fast_bf16(device), checkpoint=arguments.work / "checkpoint.pt")
+    run = _Run(
+        settings,
+        training,
+        device,
+        bf16=_has_fast_bf16(device),
+        checkpoint=arguments.work / "checkpoint.pt",
+        keep=arguments.keep,
+    )
     run.resume()
     run.train()
     _write_weights(run.averaged, arguments.output)
@@ -96,7 +101,7 @@ def measure_accuracy(network: nn.Module, split: Split, device: torch.device) -> 
     right = 0
     with torch.inference_mode():
         for start in range(0, len(split.labels), 500):
-            batch = _normalise(torch.from_numpy(split.images[start : start + 500]).to(device))
+            batch = normalise(torch.from_numpy(split.images[start : start + 500]).to(device))
             right += int((network(batch).argmax(1).cpu() == torch.from_numpy(split.labels[start : start + 500])).sum())
     return right / len(split.labels)
 
@@ -104,8 +109,11 @@ def measure_accuracy(network: nn.Module, split: Split, device: torch.device) -> 
 class _Run:
     """One training run: network, average, optimizer, and the checkpoint that lets it resume."""
 
-    def __init__(self, settings: Settings, split: Split, device: torch.device, *, bf16: bool, checkpoint: Path) -> None:
+    def __init__(
+        self, settings: Settings, split: Split, device: torch.device, *, bf16: bool, checkpoint: Path, keep: bool
+    ) -> None:
         self.settings, self.device, self.bf16, self.checkpoint = settings, device, bf16, checkpoint
+        self.keep = keep
         torch.manual_seed(settings.seed)
         self.network = CompactResNet().to(device, memory_format=torch.channels_last)
         self.averaged = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
@@ -150,7 +158,7 @@ class _Run:
                 group["lr"] = _learning_rate(self.epoch + step / self.steps, self.settings)
             others, kept = labels, 1.0
             if self.settings.progress(self.epoch)[1] < 1 - self.settings.plain:
-                images, others, kept = _mix(images, labels, self.settings, generator)
+                images, others, kept = mix(images, labels, share=self.settings.mixed, generator=generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = self.network(images).float()
             loss = kept * self._loss(logits, labels)
@@ -172,7 +180,10 @@ class _Run:
         order = torch.randperm(len(self.labels), generator=generator)
         for step in range(self.steps):
             rows = order[step * size : (step + 1) * size]
-            yield _augment(self.images[rows.to(self.device)], self.settings, generator), self.labels[rows]
+            yield self._augment(self.images[rows.to(self.device)], generator), self.labels[rows]
+
+    def _augment(self, padded: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return augment(padded, pad=self.settings.pad, cutout=self.settings.cutout, generator=generator)
 
     def _update_average(self, step: int) -> None:
         # The first steps weigh more, or the random start would still be in the average of a short run.
@@ -198,6 +209,8 @@ class _Run:
             partial,
         )
         partial.replace(self.checkpoint)
+        if self.keep:
+            shutil.copy(self.checkpoint, self.checkpoint.with_name(f"checkpoint-{self.epoch}.pt"))
 
 
 def _parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, object]]:
@@ -215,50 +228,6 @@ def _learning_rate(epoch: float, settings: Settings) -> float:
     if progress < settings.warmup:
         return settings.peak_rate * progress / settings.warmup
     return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * (progress - settings.warmup) / (1 - settings.warmup)))
-
-
-def _augment(padded: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """Another crop, mirror and hidden square for each picture: uint8 (N, 3, 40, 40) to float32 (N, 3, 32, 32)."""
-    count, side = len(padded), padded.shape[-1] - 2 * settings.pad
-    draw = torch.rand((5, count), generator=generator).to(padded.device)
-    span = torch.arange(side, device=padded.device)
-    rows = (draw[0] * (2 * settings.pad + 1)).long()[:, None] + span
-    columns = (draw[1] * (2 * settings.pad + 1)).long()[:, None] + torch.where(
-        draw[2][:, None] < 0.5, span, side - 1 - span
-    )
-    picked = torch.arange(count, device=padded.device)[:, None, None]
-    cropped = _normalise(padded.permute(0, 2, 3, 1)[picked, rows[:, :, None], columns[:, None, :]])
-    half = settings.cutout // 2
-    hidden_rows = ((span - (draw[3] * side).long()[:, None]) + half).div(settings.cutout, rounding_mode="floor") == 0
-    hidden_columns = ((span - (draw[4] * side).long()[:, None]) + half).div(settings.cutout, rounding_mode="floor") == 0
-    return cropped.masked_fill((hidden_rows[:, :, None] & hidden_columns[:, None, :])[:, None], 0.0)
-
-
-def _mix(
-    images: torch.Tensor, labels: torch.Tensor, settings: Settings, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Paste one rectangle of each picture's neighbour over it (CutMix, Yun et al. 2019), in a share of the batches.
-
-    Returns the pictures, the classes of the pasted parts, and the share of each picture that is still its own.
-    """
-    draw = torch.rand(4, generator=generator).tolist()
-    if draw[0] >= settings.mixed:
-        return images, labels, 1.0
-    side = images.shape[-1]
-    # The kept share is uniform, which is CutMix's Beta(1, 1).
-    length = round(side * math.sqrt(1 - draw[1]))
-    top, left = (int(value * (side - length + 1)) for value in draw[2:])
-    mixed = images.clone()
-    area = (..., slice(top, top + length), slice(left, left + length))
-    mixed[area] = images.roll(1, dims=0)[area]
-    return mixed, labels.roll(1), 1 - length * length / (side * side)
-
-
-def _normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 32, 32, 3) to float32 (N, 3, 32, 32), mean 0 and deviation 1 per channel over the training images."""
-    mean = torch.tensor(MEAN, device=images.device)
-    std = torch.tensor(STD, device=images.device)
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
@@ -299,6 +268,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--again", type=int, default=22, help="epochs after the warm restart")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoint of every epoch")
     parser.add_argument("--limit", type=int, help="use only the first N training images (to try the script)")
     return parser.parse_args()
 
