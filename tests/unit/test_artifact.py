@@ -19,7 +19,8 @@ def content_of(record: artifact.Record) -> dict:
 
 def test_a_record_is_read_back_as_it_was_written():
     """Every field survives, tuples as tuples, all but the hash that sealing fills in."""
-    record = make_record(files={"a.py": "0" * 64}, sources={"code/recipe.py": "1" * 64})
+    files = dict.fromkeys(("a.py", "golden/0-a.png", "modules/a.pt", "modules/b.pt"), "0" * 64)
+    record = make_record(files=files, sources={"code/recipe.py": "1" * 64})
     found = parse_record(dump_record(record))
     assert dataclasses.replace(found, record_sha256="0" * 64) == record
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def test_the_model_store_is_named_by_a_variable(tmp_path):
 
 def test_a_reader_that_has_seen_enough_is_no_error(tiny_archive):
     """``inspect | head -1`` ends quietly."""
-    command = f"{sys.executable} -m cli.main inspect {tiny_archive} | head -1"
+    command = f"{shlex.quote(sys.executable)} -m cli.main inspect {shlex.quote(str(tiny_archive))} | head -1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("model ")
     assert "Traceback" not in done.stderr
