@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from handlers.artifact import TensorSpec
+from handlers.handler import as_tuple
 from handlers.targets import cpu
 from tracing.compiling import generate_inputs
 from tracing.loading import build_model, importing_from, load_recipe
-from tracing.preflight import as_tuple
 from tracing.recipe import tensor_specs
 
 Run = Callable[..., Any]  # Any: a tensor, or a tuple with one

@@ -60,3 +60,10 @@ class Handler:
         """Return answers as the ``outputs`` of a KServe v2 response; by default a JSON text for each item."""
         texts = [json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers]
         return [{"name": "answer", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]
+
+
+def as_tuple(outputs: Any) -> Tensors:
+    """Return what a model returned (a tensor, several, or a dictionary of them) as a tuple of tensors, in its order."""
+    if isinstance(outputs, torch.Tensor):
+        return (outputs,)
+    return tuple(outputs.values() if isinstance(outputs, dict) else outputs)

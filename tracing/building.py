@@ -143,8 +143,8 @@ def _answer_golden(
 ) -> tuple[Golden, ...]:
     """Return the golden requests with the eager model's answers, numbers rounded to six decimals."""
     from handlers.cores import Lease
+    from handlers.handler import as_tuple
     from handlers.worker import Worker
-    from tracing.preflight import as_tuple
 
     blank = Record(
         artifact.FORMAT, loaded.recipe.name, loaded.recipe.version, "", HandlerSpec("", {}), (variant,), (), 0.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from handlers.handler import Handler, Tensors
+from handlers.handler import Handler, as_tuple
 from tracing.errors import PreflightError
 
 
@@ -37,13 +37,6 @@ def name_outputs(outputs: Any) -> tuple[str, ...]:
     if isinstance(outputs, torch.Tensor):
         return ("output",)
     return tuple(f"output_{index}" for index in range(len(outputs)))
-
-
-def as_tuple(outputs: Any) -> Tensors:
-    """Return what a model returned as a tuple of tensors, in the order of ``name_outputs``."""
-    if isinstance(outputs, torch.Tensor):
-        return (outputs,)
-    return tuple(outputs.values() if isinstance(outputs, dict) else outputs)
 
 
 def _find_weight_faults(model: torch.nn.Module) -> list[str]:

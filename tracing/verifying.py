@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from handlers.handler import Tensors
+from handlers.handler import Tensors, as_tuple
 from tracing.errors import VerificationError
-from tracing.preflight import as_tuple
 from tracing.recipe import Tolerances
 
 Run = Callable[..., Tensors]

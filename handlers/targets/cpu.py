@@ -12,6 +12,7 @@ import torch
 from handlers import cores
 from handlers.artifact import TensorSpec
 from handlers.errors import NoCores
+from handlers.handler import as_tuple
 
 PLACES_VARIABLE = "TORCHSERVE_NEURON_WORKERS_PER_CORE"
 _PRECISIONS = ("fp32", "bf16")
@@ -91,7 +92,7 @@ def load(path: Path, specs: Sequence[TensorSpec]) -> Callable[..., Outputs]:
 
     def run(*tensors: torch.Tensor) -> Outputs:
         with torch.inference_mode():
-            return _as_tuple(module(*tensors))
+            return as_tuple(module(*tensors))
 
     return run
 
@@ -106,16 +107,10 @@ class _ChannelsLast(torch.nn.Module):
         self.model = (model.bfloat16() if bf16 else model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, *tensors: torch.Tensor) -> Outputs:
-        outputs = _as_tuple(self.model(*(self._convert(tensor) for tensor in tensors)))
+        outputs = as_tuple(self.model(*(self._convert(tensor) for tensor in tensors)))
         return tuple(tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in outputs)
 
     def _convert(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.bf16 and tensor.is_floating_point():
             tensor = tensor.bfloat16()
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-def _as_tuple(outputs: Any) -> Outputs:
-    if isinstance(outputs, torch.Tensor):
-        return (outputs,)
-    return tuple(outputs.values() if isinstance(outputs, dict) else outputs)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from handlers.artifact import TensorSpec
+from handlers.handler import as_tuple
 from handlers.image_classifier import ImageClassifier
 from tracing.errors import PreflightError
-from tracing.preflight import as_tuple, name_outputs, run_preflight
+from tracing.preflight import name_outputs, run_preflight
 
 BATCH = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 HANDLER = ImageClassifier({"labels": ["a", "b", "c"]}, [TensorSpec("image", "float32", (1, 3, 8, 8))])
