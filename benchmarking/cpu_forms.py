@@ -63,7 +63,7 @@ def make_forms(
     for run in forms.values():
         _warm_up(run, inputs)
     for name, path in fused.items():
-        forms[name] = cpu.load(path, specs)
+        forms[name] = cpu.load(path, specs, {})
         _warm_up(forms[name], inputs)
     return forms
 

@@ -31,21 +31,27 @@ class Module:
     batch: int  # items in a batch: the first dimension of every input
     file: str  # path inside the archive; modules whose bytes are equal share one file
     inputs: Tuple[TensorSpec, ...]
+    bucket: Dict[str, int] = field(default_factory=dict)  # sizes of the dimensions that vary, by the recipe's names
 
 
 @dataclass(frozen=True)
 class Variant:
     """The recipe compiled for one target."""
 
-    target: str  # "cpu"
-    emulated: bool  # compiled or verified on the emulator, not on the chip
-    modules: Tuple[Module, ...]  # smallest batch first
+    target: str  # "cpu", "inf1", "inf2"
+    emulated: bool  # compiled by the emulator: never runs on a chip
+    modules: Tuple[Module, ...]  # smallest bucket first, in it smallest batch first
     outputs: Tuple[str, ...]  # names of what the model returns, in order; "output" for a lone tensor
     cores_per_worker: int  # cores that a worker leases
     options: Dict[str, Any]  # the recipe's options for the target; Any: their types are the target's business
     versions: Dict[str, str]  # compiler and framework that made it
     parameters: int  # number of trained values
     verification: Dict[str, float]  # figures of the comparison with the eager model
+    golden_tolerance: float  # how far a number in a golden answer may be off, absolute
+    verified_on: str = "cpu"  # where the compiled modules ran for it: "cpu", "inf1", "inf2" or "emulator"
+    certificate: Dict[str, Any] = field(default_factory=dict)  # the model under the chip's arithmetic; JSON, {} for cpu
+    device_bytes: int = 0  # estimated device memory of one copy of all modules, on each of its cores
+    cpu_share: float = 0.0  # share of arithmetic operators that a chip's compiler left to the processor
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,15 @@ class Record:
     handler: HandlerSpec
     variants: Tuple[Variant, ...]  # in order of preference
     golden: Tuple[Golden, ...]
-    golden_tolerance: float  # how far a number in a golden answer may be off, absolute
     sources: Dict[str, str] = field(default_factory=dict)  # file the archive was made from -> sha256
     built_with: Dict[str, str] = field(default_factory=dict)  # kit, Python and archiver versions
     files: Dict[str, str] = field(default_factory=dict)  # every other file of the archive -> sha256
     record_sha256: str = "0" * 64  # of this record's bytes with this field zero
+
+    @property
+    def golden_tolerance(self) -> float:
+        """The widest of the variants' tolerances, for those who do not know which variant answers."""
+        return max(variant.golden_tolerance for variant in self.variants)
 
 
 def read_record(folder: Path) -> Record:

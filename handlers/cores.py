@@ -44,11 +44,25 @@ class Lease:
         self.cores = cores
         self.place = place
         self._files = files
+        _leases.append(self)
 
     def release(self) -> None:
         """Give the cores back; doing so twice is harmless."""
         while self._files:
             os.close(self._files.pop())
+
+
+# A forked child shares its parent's locks; were it to keep them, the cores of a dead worker would stay taken for as long
+# as the child lives.
+_leases: List[Lease] = []
+
+
+def _drop_leases() -> None:
+    while _leases:
+        _leases.pop().release()
+
+
+os.register_at_fork(after_in_child=_drop_leases)
 
 
 def take_lease(

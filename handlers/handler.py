@@ -37,7 +37,10 @@ class Handler:
         return []
 
     def preprocess(self, item: Any) -> Tuple[Any, ...]:
-        """Return one item as one array or tensor for each input, without the batch dimension."""
+        """Return one item as one array or tensor for each input, without the batch dimension.
+
+        Where the recipe has buckets, with the input's dimensions in their order, so that it can be padded.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define preprocess(item)")
 
     def collate(self, samples: Sequence[Tuple[Any, ...]]) -> Tensors:

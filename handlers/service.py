@@ -5,6 +5,7 @@ while a worker dies and restarts. Where waiting can help (no free core), it trie
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -12,10 +13,12 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from handlers import neuron
 from handlers.errors import CannotServe, KitError, ModelError, NotOffered, RequestError
 from handlers.payloads import Payload, read_payload
 from handlers.worker import Worker, start_worker
 
+EMULATED_HEADER = "X-Neuron-Emulated"  # of every answer that no chip computed; its value is the emulated instance
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts to start; doubled each time
 _REASONS = {400: "Bad Request", 413: "Payload Too Large", 415: "Unsupported Media Type", 501: "Not Implemented"}
 _REASONS.update({500: "Internal Server Error", 503: "Service Unavailable"})
@@ -55,6 +58,9 @@ class Service:
                 answers[index] = ModelError(f"the request cannot be read ({type(exc).__name__})")
         for index, answer in zip(payloads, self._answer(list(payloads.values()))):
             answers[index] = answer
+        if self.worker is not None and self.worker.variant.emulated:
+            for index in range(len(rows)):
+                context.set_response_header(index, EMULATED_HEADER, os.environ.get(neuron.INSTANCE_VARIABLE, "unknown"))
         return [_encode(answer, context, index) for index, answer in enumerate(answers)]
 
     def describe(self) -> Dict[str, Any]:
@@ -76,7 +82,8 @@ class Service:
             "passed_over": worker.passed_over,
             "cores": list(worker.lease.cores),
             "core_shared": worker.lease.place > 0,
-            "batch_sizes": sorted(worker.runs),
+            "batch_sizes": worker.batch_sizes,
+            "verified_on": worker.variant.verified_on,
             "golden_requests": len(worker.record.golden),
             "start_seconds": worker.seconds,
         }

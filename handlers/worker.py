@@ -7,16 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+import numpy as np
 import torch
 
 from handlers import artifact, cores, targets
-from handlers.artifact import Golden, Module, Record, Variant
-from handlers.batching import pad_batch, plan_batches
-from handlers.errors import CannotServe, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget, RequestError
+from handlers.artifact import Golden, Module, Record, TensorSpec, Variant
+from handlers.batching import choose_bucket, pad_batch, pad_sample, plan_batches
+from handlers.errors import (
+    CannotServe,
+    GoldenMismatch,
+    KitError,
+    ModelError,
+    ModelUnusable,
+    NoTarget,
+    RequestError,
+    TooLarge,
+)
 from handlers.handler import Handler, Tensors
 from handlers.payloads import INSTANCES, TENSORS, Payload, read_payload
 
 Run = Callable[..., Tensors]
+
+
+@dataclass
+class Bucket:
+    """The modules of one compiled input shape."""
+
+    inputs: Tuple[TensorSpec, ...]  # of its smallest batch; -1 for a dimension that takes any size
+    runs: Dict[int, Run]  # compiled batch size -> the loaded module
 
 
 @dataclass
@@ -26,10 +44,15 @@ class Worker:
     record: Record
     variant: Variant
     handler: Handler
-    runs: Dict[int, Run]  # compiled batch size -> the loaded module
+    buckets: List[Bucket]  # smallest first
     lease: cores.Lease
     passed_over: List[str]  # why variants before this one were not taken
     seconds: Dict[str, float] = field(default_factory=dict)  # how long each step of the start took
+
+    @property
+    def batch_sizes(self) -> List[int]:
+        """The compiled batch sizes, smallest first."""
+        return sorted({size for bucket in self.buckets for size in bucket.runs})
 
     def answer(self, payloads: Sequence[Payload]) -> List[Any]:
         """Return for each payload its answer, or the ``KitError`` that stands in its place.
@@ -72,13 +95,33 @@ class Worker:
             return _unexpected("the model", exc)
 
     def _run(self, samples: List[Any]) -> List[Any]:
-        """Return the answers to preprocessed items, a ``KitError`` in place of each that has none."""
+        """Return the answers to preprocessed items in their order, a ``KitError`` in place of each that has none."""
+        if len(self.buckets) == 1 and not self.variant.modules[0].bucket:
+            return self._run_bucket(self.buckets[0], samples)
+        answers: List[Any] = [None] * len(samples)
+        chosen = [choose_bucket(sample, [bucket.inputs for bucket in self.buckets]) for sample in samples]
+        for number, bucket in enumerate(self.buckets):
+            picked = [index for index, each in enumerate(chosen) if each == number]
+            padded = [pad_sample(samples[index], bucket.inputs) for index in picked]
+            for index, answer in zip(picked, self._run_bucket(bucket, padded)):
+                answers[index] = answer
+        for index, each in enumerate(chosen):
+            if each is None:
+                answers[index] = self._explain_no_bucket(samples[index])
+        return answers
+
+    def _run_bucket(self, bucket: Bucket, samples: List[Any]) -> List[Any]:
         answers: List[Any] = []
-        for start, stop, size in plan_batches(len(samples), sorted(self.runs)):
+        for start, stop, size in plan_batches(len(samples), sorted(bucket.runs)):
             inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(samples[start:stop]))
-            outputs = self.handler.activate(tuple(out[: stop - start] for out in self.runs[size](*inputs)))
+            outputs = self.handler.activate(tuple(out[: stop - start] for out in bucket.runs[size](*inputs)))
             answers += [self._postprocess(tuple(out[row] for out in outputs)) for row in range(stop - start)]
         return answers
+
+    def _explain_no_bucket(self, sample: Sequence[Any]) -> KitError:
+        found = ", ".join(f"{spec.name} {list(np.shape(each))}" for each, spec in zip(sample, self.buckets[0].inputs))
+        sizes = "; ".join(str(module.bucket) for module in self.variant.modules[-1:])
+        return TooLarge(f"the item fits into no compiled shape: found {found}, the largest holds {sizes}")
 
     def _postprocess(self, outputs: Tensors) -> Any:
         try:
@@ -113,7 +156,7 @@ def start_worker(folder: Path) -> Worker:
     variant, passed_over = choose_variant(record)
     target = targets.get_target(variant.target)
     lease = cores.take_lease(
-        variant.target,
+        target.core_kind(),
         variant.cores_per_worker,
         host_cores=target.host_cores(),
         places=target.places(),
@@ -123,11 +166,11 @@ def start_worker(folder: Path) -> Worker:
         target.prepare(lease.cores)
         handler = make_handler(record, variant)
         loading = time.monotonic()
-        runs = {module.batch: _load(target, folder, module) for module in variant.modules}
+        runs = [_load(target, folder, module, variant) for module in variant.modules]
         warming = time.monotonic()
-        for module in variant.modules:
-            _warm_up(runs[module.batch], module)
-        worker = Worker(record, variant, handler, runs, lease, passed_over)
+        for run, module in zip(runs, variant.modules):
+            _warm_up(run, module)
+        worker = Worker(record, variant, handler, group_buckets(variant.modules, runs), lease, passed_over)
         replaying = time.monotonic()
         replay_golden(worker, folder)
         steps = (began, loading, warming, replaying, time.monotonic())
@@ -137,6 +180,15 @@ def start_worker(folder: Path) -> Worker:
     except BaseException:
         lease.release()
         raise
+
+
+def group_buckets(modules: Sequence[Module], runs: Sequence[Run]) -> List[Bucket]:
+    """Return loaded modules by their bucket, in the order of the modules."""
+    found: Dict[Any, Bucket] = {}
+    for module, run in zip(modules, runs):
+        key = tuple(sorted(module.bucket.items()))
+        found.setdefault(key, Bucket(module.inputs, {})).runs[module.batch] = run
+    return list(found.values())
 
 
 def choose_variant(record: Record) -> Tuple[Variant, List[str]]:
@@ -169,13 +221,13 @@ def replay_golden(worker: Worker, folder: Path) -> None:
     payloads = [_read_golden(folder, golden) for golden in worker.record.golden]
     if not payloads:
         return
-    for size in sorted(worker.runs):
+    for size in worker.batch_sizes:
         # Every request in every batch size, with other neighbours in each; alone where the size is 1.
         for start in range(0, len(payloads), size):
             picked = [(start + step) % len(payloads) for step in range(size)]
             answers = worker.answer([payloads[index] for index in picked])
             for index, answer in zip(picked, answers):
-                _compare_golden(worker.record, index, size, answer)
+                _compare_golden(worker, index, size, answer)
 
 
 def _read_golden(folder: Path, golden: Golden) -> Payload:
@@ -185,12 +237,12 @@ def _read_golden(folder: Path, golden: Golden) -> Payload:
         raise GoldenMismatch(f"golden request {golden.name} cannot be read from {golden.file}: {exc}") from exc
 
 
-def _compare_golden(record: Record, index: int, size: int, answer: Any) -> None:
-    golden = record.golden[index]
+def _compare_golden(worker: Worker, index: int, size: int, answer: Any) -> None:
+    golden = worker.record.golden[index]
     where = f"golden request {golden.name} in a batch of {size}"
     if isinstance(answer, KitError):
         raise GoldenMismatch(f"{where} was refused: {answer}") from answer
-    fault = find_difference(golden.answer, json.loads(json.dumps(answer)), record.golden_tolerance)
+    fault = find_difference(golden.answer, json.loads(json.dumps(answer)), worker.variant.golden_tolerance)
     if fault:
         raise GoldenMismatch(
             f"{where}: {fault}. The model in this archive does not answer as it did when it was verified; "
@@ -236,9 +288,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _load(target: Any, folder: Path, module: Module) -> Run:
+def _load(target: Any, folder: Path, module: Module, variant: Variant) -> Run:
     try:
-        run: Run = target.load(folder / module.file, module.inputs)
+        run: Run = target.load(folder / module.file, module.inputs, variant.options)
         return run
     except CannotServe:
         raise

@@ -46,6 +46,7 @@ def make_record(**changes: Any) -> artifact.Record:
         versions={"torch": "2.0"},
         parameters=9,
         verification={"max_abs_error": 0.0},
+        golden_tolerance=0.01,
     )
     record = artifact.Record(
         format=artifact.FORMAT,
@@ -55,7 +56,6 @@ def make_record(**changes: Any) -> artifact.Record:
         handler=artifact.HandlerSpec("handlers.image_classifier:ImageClassifier", {"labels": ["red", "green", "blue"]}),
         variants=(variant,),
         golden=(artifact.Golden("a.png", "golden/0-a.png", "image/png", {"red": 1.0}),),
-        golden_tolerance=0.01,
     )
     return dataclasses.replace(record, **changes)
 

@@ -14,13 +14,12 @@ from handlers.artifact import Golden, HandlerSpec, Record, TensorSpec, Variant
 from handlers.errors import KitError
 from tracing.errors import BuildError, RecipeError
 from tracing.loading import LoadedRecipe, build_model, importing_from, load_recipe, modules_from
-from tracing.recipe import handler_file, handler_path, tensor_specs
+from tracing.recipe import handler_file, handler_path, plain, sorted_buckets, tensor_specs
 
 Progress = Callable[[str], None]
 KIT = Path(__file__).resolve().parent.parent
 # What decides the bytes of an archive besides the recipe and the kit's own code.
 _PACKAGES = ("numpy", "pillow", "torch", "torch-model-archiver")
-_GENERATED_ITEMS = 8  # random inputs that the verification adds to the golden requests
 
 
 def trace(model: str, *, target_names: Sequence[str], folder: Path, progress: Progress) -> Record:
@@ -65,76 +64,30 @@ def is_up_to_date(record: Record, model: str, target_names: Sequence[str]) -> bo
 def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str], progress: Progress) -> Record:
     import torch
 
+    from tracing.variants import Source, build_variant
+
     # One thread: sums are then taken in one order, and the figures are the same on every build.
     torch.set_num_threads(1)
     recipe = loaded.recipe
     bodies = _copy_golden(folder, loaded)
     handler = _make_handler(loaded)
     model = build_model(loaded)
-    variants = tuple(_build_variant(name, model, handler, bodies, loaded, folder, progress) for name in target_names)
+    samples = [sample for golden, body in bodies for sample in _preprocess_golden(handler, golden, body)]
+    source = Source(recipe, model, handler, samples)
+    cache = folder.parent / ".compiled"
+    variants = tuple(build_variant(name, source, folder, cache=cache, progress=progress) for name in target_names)
     golden = _answer_golden(model, handler, bodies, loaded, variants[0])
     return Record(
         format=artifact.FORMAT,
         name=recipe.name,
         version=recipe.version,
         description=recipe.description,
-        handler=HandlerSpec(handler_path(recipe.handler), _plain(recipe.settings)),
+        handler=HandlerSpec(handler_path(recipe.handler), plain(recipe.settings)),
         variants=variants,
         golden=golden,
-        golden_tolerance=float(recipe.tolerances.golden),
         sources=_hash_sources(loaded, [*loaded.code, *modules_from(loaded.folder).values()]),
         built_with=_list_versions(),
         files={name: integrity.hash_file(folder / name) for name in _list_files(folder)},
-    )
-
-
-def _build_variant(
-    target: str,
-    model: Any,  # Any: a torch.nn.Module, whose package is imported late
-    handler: Any,
-    bodies: Sequence[tuple[Golden, bytes]],
-    loaded: LoadedRecipe,
-    folder: Path,
-    progress: Progress,
-) -> Variant:
-    from tracing.compiling import compile_modules, generate_inputs
-    from tracing.preflight import run_preflight
-    from tracing.verifying import verify_model
-
-    recipe = loaded.recipe
-    samples = [sample for golden, body in bodies for sample in _preprocess_golden(handler, golden, body)]
-    real = handler.collate(samples)
-    names = run_preflight(model, handler, real)
-    progress(f"preflight passed on {len(samples)} golden items; outputs: {', '.join(names)}")
-    options = dict(recipe.targets.get(target, {}))
-    modules = compile_modules(
-        model,
-        target=target,
-        inputs=recipe.inputs,
-        batch_sizes=recipe.batch_sizes,
-        options=options,
-        folder=folder,
-        progress=progress,
-    )
-    backend = targets.get_target(target)
-    runs = {module.batch: backend.load(folder / module.file, module.inputs) for module in modules}
-    generated = generate_inputs(recipe.inputs, _GENERATED_ITEMS, seed=1)
-    items = [item for tensors in (real, generated) for item in zip(*tensors, strict=True)]
-    figures = verify_model(model, runs, items, names=names, tolerances=recipe.tolerances, activate=handler.activate)
-    progress(
-        f"verified {target} on {len(items)} items in batches of {', '.join(map(str, sorted(runs)))}: largest error "
-        f"{figures['max_abs_error']:.1e}, cosine {figures['min_cosine']:.6f}, top-1 {figures['top1_agreement']:.3f}"
-    )
-    return Variant(
-        target=target,
-        emulated=False,
-        modules=modules,
-        outputs=names,
-        cores_per_worker=recipe.cores_per_worker,
-        options=_plain(options),
-        versions=backend.versions(),
-        parameters=sum(value.numel() for value in model.parameters()),
-        verification=figures,
     )
 
 
@@ -144,12 +97,13 @@ def _answer_golden(
     """Return the golden requests with the eager model's answers, numbers rounded to six decimals."""
     from handlers.cores import Lease
     from handlers.handler import as_tuple
-    from handlers.worker import Worker
+    from handlers.worker import Bucket, Worker
 
-    blank = Record(
-        artifact.FORMAT, loaded.recipe.name, loaded.recipe.version, "", HandlerSpec("", {}), (variant,), (), 0.0
-    )
-    worker = Worker(blank, variant, handler, {1: lambda *x: as_tuple(model(*x))}, Lease((), 0, []), [])
+    recipe = loaded.recipe
+    blank = Record(artifact.FORMAT, recipe.name, recipe.version, "", HandlerSpec("", {}), (variant,), ())
+    runs = {1: lambda *tensors: as_tuple(model(*tensors))}
+    buckets = [Bucket(tensor_specs(recipe.inputs, 1, bucket), runs) for bucket in sorted_buckets(recipe)]
+    worker = Worker(blank, variant, handler, buckets, Lease((), 0, []), [])
     answered = []
     for golden, body in bodies:
         (answer,) = worker.answer([_read(golden, body)])
@@ -190,8 +144,8 @@ def _make_handler(loaded: LoadedRecipe) -> Any:
     import importlib
 
     module, _, name = handler_path(loaded.recipe.handler).partition(":")
-    inputs: tuple[TensorSpec, ...] = tensor_specs(loaded.recipe.inputs, 1)
-    return getattr(importlib.import_module(module), name)(_plain(loaded.recipe.settings), inputs)
+    inputs: tuple[TensorSpec, ...] = tensor_specs(loaded.recipe.inputs, 1, sorted_buckets(loaded.recipe)[0])
+    return getattr(importlib.import_module(module), name)(plain(loaded.recipe.settings), inputs)
 
 
 def _hash_sources(loaded: LoadedRecipe, code: Sequence[Path]) -> dict[str, str]:
@@ -223,7 +177,8 @@ def _version(package: str) -> str:
 def _hash_kit() -> str:
     """Return one hash over the code that makes archives and the code that goes into them."""
     digest = hashlib.sha256()
-    files = [*sorted((KIT / "tracing").glob("*.py")), *sorted((KIT / "handlers").rglob("*.py"))]
+    folders = ("tracing", "handlers", "emulator")
+    files = sorted(path for name in folders for path in (KIT / name).rglob("*.py") if "recipes" not in path.parts)
     for path in files:
         digest.update(path.relative_to(KIT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -231,15 +186,6 @@ def _hash_kit() -> str:
 
 def _list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _plain(value: Any) -> Any:
-    """Return settings as JSON gives them back: tuples as lists, keys as texts."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if hasattr(value, "items"):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return value
 
 
 def _round_numbers(value: Any) -> Any:

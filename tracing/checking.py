@@ -1,7 +1,9 @@
 """Whether an archive is fit to be served: its zip, its files, its entry, and its answers in a clean interpreter."""
 
 import base64
+import importlib.util
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -17,6 +19,7 @@ from typing import Any
 from handlers import artifact, integrity
 from handlers.artifact import Record
 from handlers.errors import BrokenArchive
+from handlers.neuron import INSTANCE_VARIABLE
 from handlers.worker import find_difference
 from tracing.archiving import MANIFEST
 from tracing.errors import CheckError
@@ -56,15 +59,16 @@ def check_archive(archive: Path, *, progress: Progress) -> Record:
         record = _check_files(archive, folder)
         progress(f"{len(record.files) + 1} files as packed, names and hashes agree")
         bodies = [_request(folder / golden.file, golden.content_type) for golden in record.golden]
-        sizes = range(1, max(module.batch for module in record.variants[0].modules) + 1)
+        sizes = range(1, max(module.batch for variant in record.variants for module in variant.modules) + 1)
         state, batches = _run_clean(folder, [[bodies[n % len(bodies)] for n in range(size)] for size in sizes])
         progress(f"a worker starts in a clean interpreter: {state['target']}, batches of {state['batch_sizes']}")
+        (tolerance,) = [each.golden_tolerance for each in record.variants if each.target == state["target"]]
         faults = [
             f"golden request {golden.name}, request {row + 1} of {len(batch)}: {fault}"
             for batch in batches
             for row, answer in enumerate(batch)
             for golden in [record.golden[row % len(bodies)]]
-            for fault in [_compare(answer, golden.answer, record.golden_tolerance)]
+            for fault in [_compare(answer, golden.answer, tolerance)]
             if fault
         ]
         if faults:
@@ -168,16 +172,16 @@ def _request(path: Path, content_type: str) -> dict[str, str]:
 
 def _run_clean(folder: Path, batches: list[list[dict[str, str]]]) -> tuple[dict[str, Any], list[list[Answer]]]:
     """Run the unpacked archive in an interpreter that sees neither the kit nor the user's module path."""
-    # A lease folder of its own: checking an archive must not take a core from a server.
+    # A lease folder, and an emulated host, of its own: checking an archive must not take a core from a server.
     with tempfile.TemporaryDirectory(prefix="torchserve-neuron-") as leases:
         try:
             done = subprocess.run(
-                [sys.executable, "-I", str(CLEAN_RUN), str(folder)],
+                [sys.executable, "-I", str(CLEAN_RUN), str(folder), *_find_emulator()],
                 input=json.dumps(batches),
                 capture_output=True,
                 text=True,
                 timeout=_PATIENCE,
-                env={**_environment(), "TORCHSERVE_NEURON_LEASES": leases},
+                env={**_environment(), "TORCHSERVE_NEURON_LEASES": leases, "NEURON_EMULATOR_FOLDER": leases},
             )
         except subprocess.TimeoutExpired as exc:
             raise CheckError(f"the archive gave no answer within {_PATIENCE:.0f} s; its model hangs") from exc
@@ -197,9 +201,13 @@ def _run_clean(folder: Path, batches: list[list[dict[str, str]]]) -> tuple[dict[
     return state, answers
 
 
-def _environment() -> dict[str, str]:
-    import os
+def _find_emulator() -> list[str]:
+    """Return the folder of the emulator where it was asked for: a clean interpreter sees no path of the user's."""
+    found = importlib.util.find_spec("neuron_emulator") if INSTANCE_VARIABLE in os.environ else None
+    return [str(Path(found.origin).parents[1])] if found is not None and found.origin is not None else []
 
+
+def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 

@@ -1,6 +1,6 @@
 """Runs an unpacked archive as TorchServe would, without TorchServe, Java or the kit: a script for a clean interpreter.
 
-    python -I clean_run.py FOLDER < requests.json
+    python -I clean_run.py FOLDER [FOLDER-FOR-THE-PATH...] < requests.json
 
 Reads ``[[{"body": base64, "type": content type}, ...], ...]``, a list of batches, and writes one line of JSON:
 ``{"state": ..., "batches": [[{"status", "type", "body": base64}, ...], ...]}``, or ``{"fault": ...}``.
@@ -70,9 +70,10 @@ def find_handler_class(module):
     return classes[0]
 
 
-def run(folder, batches):
-    """Return the worker's state and its answers to batches of requests."""
+def run(folder, batches, more_path=()):
+    """Return the worker's state and its answers to batches of requests; ``more_path`` is searched last."""
     sys.path.insert(0, folder)
+    sys.path.extend(more_path)
     sys.meta_path.insert(0, Blocker())
     os.chdir(folder)
     with open(os.path.join(folder, "MAR-INF", "MANIFEST.json"), encoding="utf-8") as stream:
@@ -113,7 +114,7 @@ if __name__ == "__main__":
     result_stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        result = run(sys.argv[1], json.load(sys.stdin))
+        result = run(sys.argv[1], json.load(sys.stdin), sys.argv[2:])
     except Exception as error:
         result = {"fault": "%s: %s" % (type(error).__name__, error)}
     result_stream.write(json.dumps(result) + "\n")

@@ -2,19 +2,24 @@
 
 import hashlib
 import io
+import json
+import os
 import re
+import time
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from handlers import targets
 from handlers.artifact import Module
+from handlers.handler import as_tuple
 from tracing.errors import CompileError
-from tracing.recipe import Input, tensor_specs
+from tracing.recipe import Input, Recipe, plain, resolve_size, sorted_buckets, tensor_specs
 
 Progress = Callable[[str], None]
 # Of no use to a loader, and different on every machine.
@@ -27,35 +32,47 @@ def compile_modules(
     model: torch.nn.Module,
     *,
     target: str,
-    inputs: Sequence[Input],
-    batch_sizes: Sequence[int],
+    recipe: Recipe,
     options: dict[str, Any],
     folder: Path,
     progress: Progress,
+    end: torch.nn.Module | None = None,
+    cache: Path | None = None,
 ) -> tuple[Module, ...]:
-    """Write the model compiled for each batch size below ``folder`` and return where, smallest batch first.
+    """Write the model compiled for each bucket and batch size below ``folder`` and return where, smallest first.
 
-    A file is named by the hash of its bytes: where a target's code does not depend on the batch, all sizes share one.
-    Raises ``CompileError``.
+    ``end`` follows the model and is not given to the compiler. A file is named by the hash of its bytes: where a
+    target's code does not depend on the batch, all sizes share one. Compiled files are kept in ``cache`` and used again
+    while the model, the options and the versions are the same. Raises ``CompileError``.
     """
     (folder / "modules").mkdir(parents=True, exist_ok=True)
+    backend = targets.get_target(target)
     modules = []
-    for batch in sorted(batch_sizes):
-        specs = tensor_specs(inputs, batch)
-        content = _compile(model, target, generate_inputs(inputs, batch, seed=0), options, progress)
-        file = f"modules/{hashlib.sha256(content).hexdigest()[:16]}.pt"
-        (folder / file).write_bytes(content)
-        modules.append(Module(batch, file, specs))
-        progress(f"compiled batch {batch} for {target}: {file}, {len(content) / 1e6:.2f} MB")
+    for bucket in sorted_buckets(recipe):
+        for batch in sorted(recipe.batch_sizes):
+            compiled = backend.compiled_batch(batch, recipe.batch_sizes, options)
+            inputs = generate_inputs(recipe.inputs, compiled, seed=0, bucket=bucket)
+            began = time.monotonic()
+            content = _compile_cached(model, end, target, inputs, options, progress, cache)
+            file = f"modules/{hashlib.sha256(content).hexdigest()[:16]}.pt"
+            (folder / file).write_bytes(content)
+            modules.append(Module(batch, file, tensor_specs(recipe.inputs, batch, bucket), bucket))
+            sizes = "".join(f", {name} {size}" for name, size in bucket.items())
+            progress(
+                f"compiled batch {batch}{sizes} for {target}: {file}, {len(content) / 1e6:.2f} MB, "
+                f"{time.monotonic() - began:.1f} s"
+            )
     return tuple(modules)
 
 
-def generate_inputs(inputs: Sequence[Input], batch: int, *, seed: int) -> tuple[torch.Tensor, ...]:
-    """Return seeded random tensors: normal for floats, below ``high`` for integers."""
+def generate_inputs(
+    inputs: Sequence[Input], batch: int, *, seed: int, bucket: Mapping[str, int] = MappingProxyType({})
+) -> tuple[torch.Tensor, ...]:
+    """Return seeded random tensors of a bucket's shape: normal for floats, below ``high`` for integers."""
     generator = torch.Generator().manual_seed(seed)
     tensors = []
     for each in inputs:
-        shape = (batch, *(int(size) for size in each.shape[1:]))
+        shape = (batch, *(resolve_size(size, bucket) for size in each.shape[1:]))
         dtype: torch.dtype = getattr(torch, each.dtype)
         if dtype.is_floating_point:
             tensors.append(torch.randn(shape, generator=generator).to(dtype))
@@ -99,17 +116,71 @@ def _fix_root(name: str) -> str:
     return re.sub(r"^[^/]+/", "archive/", name)
 
 
+def _compile_cached(
+    model: torch.nn.Module,
+    end: torch.nn.Module | None,
+    target: str,
+    inputs: Sequence[torch.Tensor],
+    options: dict[str, Any],
+    progress: Progress,
+    cache: Path | None,
+) -> bytes:
+    if cache is None:
+        return _compile(model, end, target, inputs, options, progress)
+    key = hashlib.sha256(_trace_eager(model, end, inputs))
+    key.update(json.dumps([target, plain(options), targets.get_target(target).versions()], sort_keys=True).encode())
+    kept = cache / f"{key.hexdigest()[:32]}.pt"
+    if not kept.exists():
+        content = _compile(model, end, target, inputs, options, progress)
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(content)
+        fresh.replace(kept)
+    return kept.read_bytes()
+
+
+def _trace_eager(model: torch.nn.Module, end: torch.nn.Module | None, inputs: Sequence[torch.Tensor]) -> bytes:
+    """Return bytes that change whenever the model's code, weights or shapes do."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        parts = model if end is None else _WithEnd(model, end)
+        traced = torch.jit.trace(parts, tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+    shapes = [f"{tensor.dtype}{list(tensor.shape)}" for tensor in inputs]
+    return canonical_bytes(traced) + repr(shapes).encode()
+
+
 def _compile(
-    model: torch.nn.Module, target: str, inputs: Sequence[torch.Tensor], options: dict[str, Any], progress: Progress
+    model: torch.nn.Module,
+    end: torch.nn.Module | None,
+    target: str,
+    inputs: Sequence[torch.Tensor],
+    options: dict[str, Any],
+    progress: Progress,
 ) -> bytes:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             module = targets.get_target(target).compile(model, inputs, options)
+            if end is not None:
+                both = _WithEnd(module, end)
+                with torch.no_grad():
+                    module = torch.jit.trace(both, tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
         except Exception as exc:
-            raise CompileError(f"{target}: the model cannot be traced: {type(exc).__name__}: {exc}") from exc
+            raise CompileError(f"{target}: the model cannot be compiled: {type(exc).__name__}: {exc}") from exc
     _judge_warnings(caught, progress)
     return canonical_bytes(module)
+
+
+class _WithEnd(torch.nn.Module):
+    """A compiled module and what follows it on the processor."""
+
+    def __init__(self, body: torch.nn.Module, end: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.end = end
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return as_tuple(self.end(*as_tuple(self.body(*tensors))))
 
 
 def _judge_warnings(caught: Sequence[warnings.WarningMessage], progress: Progress) -> None:

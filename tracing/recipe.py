@@ -2,10 +2,12 @@
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from handlers.artifact import TensorSpec
@@ -20,12 +22,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 class Input:
     """One tensor that the model takes.
 
+    A dimension that varies has a name, and each of the recipe's buckets gives it a size.
+
     >>> Input(name="image", shape=("batch", 3, 224, 224))
     Input(name='image', shape=('batch', 3, 224, 224), dtype='float32', high=2)
     """
 
     name: str  # of the tensor, for messages and for models with several
-    shape: Sequence[str | int]  # "batch" first, then the fixed dimensions
+    shape: Sequence[str | int]  # "batch" first, then fixed dimensions (numbers) and varying ones (names)
     dtype: str = "float32"  # as torch names it
     high: int = 2  # generated integers are below this, for example the size of a vocabulary
 
@@ -39,6 +43,11 @@ class Tolerances:
     cosine: float = 0.9999  # least cosine between the outputs for one item
     top1: float = 1.0  # least share of items whose largest output is the same one
     golden: float = 0.01  # of a number in a golden answer, absolute; another host rounds differently
+
+
+# What bf16 arithmetic leaves of the defaults above: it keeps 8 binary digits, a relative error of 2**-9 for each
+# operation.
+CHIP_TOLERANCES = Tolerances(absolute=0.05, relative=0.05, cosine=0.999, top1=0.99, golden=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +64,13 @@ class Recipe:
     description: str = ""  # one line for people
     checkpoint: str | Path | None = None  # weights, handed to build_model
     batch_sizes: Sequence[int] = (1, 2, 4, 8)  # compiled; TorchServe hands over at most the largest
+    buckets: Sequence[Mapping[str, int]] = ()  # each one a size for every dimension that varies
     batch_delay_ms: int = 1  # how long TorchServe waits for a batch to fill
     cores_per_worker: int = 1
     response_timeout_s: int = 120  # of one batch, and of a worker's start on TorchServe before 0.12
     tolerances: Tolerances = field(default_factory=Tolerances)
+    chip_tolerances: Tolerances = CHIP_TOLERANCES  # the same for inf1 and inf2, whose arithmetic is coarser
+    keep_on_cpu: Sequence[str] = ()  # last submodules of the model, by dotted name, that a chip's compiler is not given
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # target -> its options
     extra_files: Sequence[str | Path] = ()  # put at the archive's root, for the user's own handler
 
@@ -68,6 +80,7 @@ def find_faults(recipe: Recipe, folder: Path) -> list[str]:
     return [
         *_find_name_faults(recipe),
         *_find_input_faults(recipe.inputs),
+        *_find_bucket_faults(recipe),
         *_find_number_faults(recipe),
         *_find_file_faults(recipe, folder),
         *_find_handler_faults(recipe, folder),
@@ -75,9 +88,34 @@ def find_faults(recipe: Recipe, folder: Path) -> list[str]:
     ]
 
 
-def tensor_specs(inputs: Sequence[Input], batch: int) -> tuple[TensorSpec, ...]:
-    """Return the inputs at one compiled batch size."""
-    return tuple(TensorSpec(each.name, each.dtype, (batch, *(int(size) for size in each.shape[1:]))) for each in inputs)
+def tensor_specs(
+    inputs: Sequence[Input], batch: int, bucket: Mapping[str, int] = MappingProxyType({})
+) -> tuple[TensorSpec, ...]:
+    """Return the inputs at one compiled batch size and bucket; without a bucket, dimensions that vary are -1."""
+    return tuple(
+        TensorSpec(each.name, each.dtype, (batch, *(resolve_size(size, bucket) for size in each.shape[1:])))
+        for each in inputs
+    )
+
+
+def resolve_size(size: str | int, bucket: Mapping[str, int]) -> int:
+    """Return a dimension's size: its own, or what the bucket gives to its name, or -1."""
+    return size if isinstance(size, int) else bucket.get(size, -1)
+
+
+def plain(value: Any) -> Any:
+    """Return settings as JSON gives them back: tuples as lists, keys as texts."""
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if hasattr(value, "items"):
+        return {str(key): plain(each) for key, each in value.items()}
+    return value
+
+
+def sorted_buckets(recipe: Recipe) -> list[dict[str, int]]:
+    """Return the recipe's buckets, the one with the fewest values first; one empty bucket if nothing varies."""
+    buckets = [dict(bucket) for bucket in recipe.buckets] or [{}]
+    return sorted(buckets, key=lambda bucket: (math.prod(bucket.values()), sorted(bucket.items())))
 
 
 def handler_path(handler: str) -> str:
@@ -121,8 +159,34 @@ def _find_input_faults(inputs: Sequence[Input]) -> list[str]:
             faults.append(f"input {each.name!r} has dtype {each.dtype!r}, expected one of {', '.join(DTYPES)}")
         sizes = list(each.shape)
         fixed = sizes[1:]
-        if sizes[:1] != [BATCH] or not all(isinstance(size, int) and size > 0 for size in fixed):
-            faults.append(f"input {each.name!r} has shape {tuple(sizes)}, expected 'batch' and then whole numbers")
+        if sizes[:1] != [BATCH] or not all(_is_count(size) or _is_dimension_name(size) for size in fixed):
+            faults.append(
+                f"input {each.name!r} has shape {tuple(sizes)}, expected 'batch' and then whole numbers, "
+                "or names of dimensions that vary"
+            )
+    return faults
+
+
+def _is_dimension_name(size: object) -> bool:
+    return isinstance(size, str) and size.isidentifier() and size != BATCH
+
+
+def _find_bucket_faults(recipe: Recipe) -> list[str]:
+    if _find_input_faults(recipe.inputs):
+        return []
+    varying = {size for each in recipe.inputs for size in each.shape[1:] if isinstance(size, str)}
+    if not isinstance(recipe.buckets, (list, tuple)) or not all(isinstance(each, Mapping) for each in recipe.buckets):
+        return [f"buckets is {recipe.buckets!r}, expected a list of dictionaries such as {{'sequence': 128}}"]
+    faults = []
+    if varying and not recipe.buckets:
+        faults.append(f"the dimension(s) {', '.join(sorted(varying))} vary: buckets must give at least one size of each")
+    for bucket in recipe.buckets:
+        if set(bucket) != varying or not all(_is_count(size) for size in bucket.values()):
+            expected = ", ".join(sorted(varying)) or "none, because no dimension varies"
+            faults.append(f"buckets: {dict(bucket)!r}, expected a whole number over 0 for each of: {expected}")
+    plain = [tuple(sorted(bucket.items())) for bucket in recipe.buckets]
+    if len(set(plain)) < len(plain):
+        faults.append("buckets: expected no bucket twice")
     return faults
 
 
@@ -136,10 +200,13 @@ def _find_number_faults(recipe: Recipe) -> list[str]:
     for name in ("batch_delay_ms", "cores_per_worker", "response_timeout_s"):
         if not _is_count(getattr(recipe, name)):
             faults.append(f"{name} is {getattr(recipe, name)!r}, expected a whole number over 0")
-    for each in dataclasses.fields(recipe.tolerances):
-        value = getattr(recipe.tolerances, each.name)
-        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            faults.append(f"tolerances: {each.name} is {value!r}, expected a number of 0 or more")
+    for what in ("tolerances", "chip_tolerances"):
+        for each in dataclasses.fields(getattr(recipe, what)):
+            value = getattr(getattr(recipe, what), each.name)
+            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                faults.append(f"{what}: {each.name} is {value!r}, expected a number of 0 or more")
+    if isinstance(recipe.keep_on_cpu, str) or not all(isinstance(name, str) for name in recipe.keep_on_cpu):
+        faults.append(f"keep_on_cpu is {recipe.keep_on_cpu!r}, expected a list of submodules' names: ('softmax',)")
     return faults
 
 

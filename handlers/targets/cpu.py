@@ -25,6 +25,11 @@ def missing(emulated: bool) -> Optional[str]:
     return "a cpu variant is never emulated; the record is wrong" if emulated else None
 
 
+def core_kind() -> str:
+    """Return the name that leases on this target's cores go by."""
+    return "cpu"
+
+
 def host_cores() -> List[int]:
     """Return the processors that this process may run on."""
     return cores.host_cpus()
@@ -54,6 +59,21 @@ def versions() -> Dict[str, str]:
     return {"torch": torch.__version__, "machine": platform.machine()}
 
 
+def is_emulated() -> bool:
+    """Return whether ``compile`` gives what runs on an emulator only: never."""
+    return False
+
+
+def cores_per_worker(options: Dict[str, Any], parameters: int, default: int) -> int:
+    """Return how many cores a worker leases."""
+    return default
+
+
+def compiled_batch(batch: int, sizes: Sequence[int], options: Dict[str, Any]) -> int:
+    """Return the batch size to compile where a worker is to run ``batch`` items."""
+    return batch
+
+
 def check_options(options: Dict[str, Any]) -> List[str]:
     """Return the faults in a recipe's options for this target: ``precision`` is "fp32" (default) or "bf16"."""
     faults = [f"unknown option {name!r}; cpu has 'precision'" for name in sorted(set(options) - {"precision"})]
@@ -80,7 +100,7 @@ def compile(  # noqa: A001  the same name in every target
         return frozen
 
 
-def load(path: Path, specs: Sequence[TensorSpec]) -> Callable[..., Outputs]:
+def load(path: Path, specs: Sequence[TensorSpec], options: Dict[str, Any]) -> Callable[..., Outputs]:
     """Return the compiled file as a function of tensors that returns a tuple of tensors."""
     # The oneDNN graph fuser halves the time of a small residual network (docs/performance.md); it works at the first
     # runs of a loaded module, so a module is loaded apart for each shape and warmed up.

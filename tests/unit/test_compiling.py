@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from handlers import targets
-from tracing import Input
+from tracing import Input, Recipe
 from tracing.compiling import compile_modules, generate_inputs
 from tracing.errors import CompileError
 
@@ -50,8 +50,14 @@ def compile_into(folder, model, *, batch_sizes=(1, 4), notes=None, options=None)
     return compile_modules(
         model,
         target="cpu",
-        inputs=IMAGE,
-        batch_sizes=batch_sizes,
+        recipe=Recipe(
+            name="mine",
+            build_model=lambda _: model,
+            inputs=IMAGE,
+            handler="image_classifier",
+            golden=["a.png"],
+            batch_sizes=batch_sizes,
+        ),
         options=options or {},
         folder=folder,
         progress=(notes if notes is not None else []).append,
@@ -75,7 +81,7 @@ def test_a_compiled_file_gives_the_models_numbers(tmp_path, options):
     model = Network()
     for module in compile_into(tmp_path, model, options=options):
         inputs = generate_inputs(IMAGE, module.batch, seed=3)
-        (found,) = targets.get_target("cpu").load(tmp_path / module.file, module.inputs)(*inputs)
+        (found,) = targets.get_target("cpu").load(tmp_path / module.file, module.inputs, {})(*inputs)
         assert found.dtype == torch.float32
         assert torch.allclose(found, model(*inputs), atol=0.05 if options else 1e-5)
 
@@ -137,7 +143,7 @@ def test_another_doubt_of_the_tracer_is_a_note(tmp_path):
 
 def test_a_model_that_cannot_be_traced_is_named_with_the_target(tmp_path):
     """The compiler's own error is in the message."""
-    with pytest.raises(CompileError, match="cpu: the model cannot be traced: "):
+    with pytest.raises(CompileError, match="cpu: the model cannot be compiled: "):
         compile_into(tmp_path, Untraceable())
 
 

@@ -15,7 +15,7 @@ from handlers import artifact, cores, service
 from handlers.cores import Lease
 from handlers.errors import NotOffered
 from handlers.service import Service
-from handlers.worker import Worker
+from handlers.worker import Bucket, Worker
 from tests.fakes import Echo, make_context, make_picture, run_model
 from tests.forging import make_record, reseal
 
@@ -50,6 +50,10 @@ def ask(asked: Service, *rows, headers=None):
 
 def row(colour: str) -> dict:
     return {"body": bytearray(make_picture(colour))}
+
+
+def make_bucket(*sizes: int) -> Bucket:
+    return Bucket((artifact.TensorSpec("x", "float32", (1, 1)),), dict.fromkeys(sizes, run_model))
 
 
 def top(answer: dict) -> str:
@@ -133,7 +137,7 @@ def echo(tmp_path):
     started = Service(tmp_path)
     handler = Echo({}, [artifact.TensorSpec("x", "float32", (1, 1))])
     handler.preprocess = lambda item: Echo.preprocess(handler, int(item))
-    started.worker = Worker(record, record.variants[0], handler, dict.fromkeys((1, 4), run_model), Lease((), 0, []), [])
+    started.worker = Worker(record, record.variants[0], handler, [make_bucket(1, 4)], Lease((), 0, []), [])
     return started
 
 
@@ -160,7 +164,7 @@ def test_there_are_as_many_answers_as_rows(rows):
     record = make_record()
     asked = Service(Path())
     handler = Echo({}, [artifact.TensorSpec("x", "float32", (1, 1))])
-    asked.worker = Worker(record, record.variants[0], handler, {1: run_model}, Lease((), 0, []), [])
+    asked.worker = Worker(record, record.variants[0], handler, [make_bucket(1)], Lease((), 0, []), [])
     context, answers = ask(asked, *rows)
     assert len(answers) == len(rows) == len(context.statuses)
 

@@ -14,15 +14,16 @@ from handlers import artifact, cores
 from handlers.cores import Lease
 from handlers.errors import BadRequest, BrokenArchive, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget
 from handlers.payloads import INSTANCES, PLAIN, TENSORS, Payload
-from handlers.worker import Worker, choose_variant, find_difference, make_handler, start_worker
+from handlers.worker import Bucket, Worker, choose_variant, find_difference, make_handler, start_worker
 from tests.fakes import Echo, make_picture, run_model
 from tests.forging import make_record, reseal
 
 
 def make_worker(sizes=(1, 4)) -> Worker:
     record = make_record()
-    handler = Echo({}, [artifact.TensorSpec("x", "float32", (1, 1))])
-    return Worker(record, record.variants[0], handler, dict.fromkeys(sizes, run_model), Lease((), 0, []), [])
+    inputs = (artifact.TensorSpec("x", "float32", (1, 1)),)
+    bucket = Bucket(inputs, dict.fromkeys(sizes, run_model))
+    return Worker(record, record.variants[0], Echo({}, inputs), [bucket], Lease((), 0, []), [])
 
 
 def plain(*numbers):

@@ -1,0 +1,223 @@
+"""The TorchScript operators ``neuron::forward_v2_<n>``: what runs a compiled graph inside any saved module.
+
+A saved module names the operator, so that loading it in a process that has not imported the framework fails as it does
+with the real one: "Unknown builtin op: neuron::forward_v2_1".
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from neuron_emulator.arithmetic import ChipMode
+from neuron_emulator.payload import Header, read_header, unpack_module
+from neuron_emulator.runtime import Loaded, Need, get_runtime
+
+MOST_OUTPUTS = 64  # of one graph; TorchScript fixes the number in the operator's name
+DYNAMIC_BATCH, LAZY, ASYNC, WEIGHTS_ON_DEVICE = range(4)  # places in the settings tensor
+SETTINGS = 8  # its size; the others are kept for later
+
+Tensors = tuple[torch.Tensor, ...]
+_library = torch.library.Library("neuron", "FRAGMENT")
+_registry_lock = threading.RLock()
+_compiling = threading.local()
+_models: dict[int, "_Model"] = {}  # address of a packed graph in memory -> its state in this process
+
+
+@dataclass
+class _Model:
+    """A packed graph in this process."""
+
+    storage: StorageWeakRef  # of the packed graph: when it is gone, so is the model
+    header: Header
+    module: torch.jit.ScriptModule
+    copies: list[Loaded] = field(default_factory=list)  # where it is loaded; calls take turns
+    calls: int = 0
+    loading: threading.Thread | None = None  # of an asynchronous load
+    fault: BaseException | None = None  # of an asynchronous load
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+def register() -> None:
+    """Define the operators in this process; doing so twice is harmless."""
+    with _registry_lock:
+        if hasattr(torch.ops.neuron, "forward_v2_1"):
+            return
+        for count in range(1, MOST_OUTPUTS + 1):
+            results = ", ".join(["Tensor"] * count)
+            name = f"forward_v2_{count}"
+            _library.define(f"{name}(Tensor[] inputs, Tensor neff, Tensor settings, Tensor[] weights) -> ({results})")
+            _library.impl(name, _make_kernel(count), "CompositeExplicitAutograd")
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Run graphs without a device inside a ``with``: the frameworks trace on hosts that have none."""
+    before = getattr(_compiling, "on", False)
+    _compiling.on = True
+    try:
+        yield
+    finally:
+        _compiling.on = before
+
+
+def load(neff: torch.Tensor, settings: torch.Tensor, *, start_nc: int = -1, nc_count: int = -1, again: bool = False) -> None:
+    """Load a packed graph on cores of this process, unless it is there already; ``again`` moves it."""
+    model = _find(neff)
+    with model.lock:
+        if model.copies and not again:
+            return
+        if again:
+            _unload(model)
+        if bool(settings[ASYNC]):
+            model.loading = threading.Thread(target=_load_later, args=(model, start_nc, nc_count), daemon=True)
+            model.loading.start()
+        else:
+            _load_now(model, start_nc, nc_count)
+
+
+def loaded_cores(neff: torch.Tensor) -> list[tuple[int, ...]]:
+    """Return the process-relative cores of each copy of a packed graph; empty if it is not loaded."""
+    return [copy.cores for copy in _find(neff).copies]
+
+
+def _make_kernel(count: int) -> Callable[..., Any]:
+    def run(inputs: list[torch.Tensor], neff: torch.Tensor, settings: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+        outputs = _run(_find(neff), neff, tuple(inputs), settings, tuple(weights))
+        return outputs[0] if count == 1 else outputs
+
+    return run
+
+
+def _run(model: _Model, neff: torch.Tensor, inputs: Tensors, settings: torch.Tensor, weights: Tensors) -> Tensors:
+    header = model.header
+    if getattr(_compiling, "on", False):
+        return _compute(model, inputs, weights)
+    dynamic = bool(settings[DYNAMIC_BATCH])
+    _check_inputs(header, inputs, dynamic=dynamic)
+    copy = _take_copy(model, neff, settings)
+    if not dynamic:
+        return _execute(model, copy, inputs, weights, items=_rows(inputs), padded=0)
+    size, items = header.inputs[0][1][0], _rows(inputs)
+    parts = []
+    for start in range(0, items, size):
+        chunk = tuple(tensor[start : start + size] for tensor in inputs)
+        missing = size - chunk[0].shape[0]
+        outputs = _execute(model, copy, _pad(chunk, missing), weights, items=size - missing, padded=missing)
+        parts.append(tuple(out[: size - missing] for out in outputs))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _execute(model: _Model, copy: Loaded, inputs: Tensors, weights: Tensors, *, items: int, padded: int) -> Tensors:
+    outputs = get_runtime().execute(
+        copy,
+        lambda: _compute(model, inputs, weights),
+        bytes_in=_count_bytes(inputs) + (_count_bytes(weights)),
+        bytes_out=_count_bytes(model.header.outputs),
+        items=items,
+        padded=padded,
+    )
+    if any(out.is_floating_point() and bool(out.isnan().any()) for out in outputs):
+        # AWS docs: NaN results count as completed_with_num_err and can raise status 1003.
+        get_runtime().count_numerical_error(copy)
+        raise RuntimeError("Failed to execute the model status=1003 message=Numerical Error")
+    return outputs
+
+
+def _compute(model: _Model, inputs: Tensors, weights: Tensors) -> Tensors:
+    try:
+        with torch.no_grad(), ChipMode(model.header.arithmetic):
+            outputs = model.module(*inputs, *weights)
+    except (RuntimeError, IndexError) as exc:
+        if "index out of range" in str(exc) or "out of bounds" in str(exc):
+            raise RuntimeError(
+                "Failed to execute the model status=1006 message=Execution Out-Of-Bounds Memory Access"
+            ) from exc
+        raise
+    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def _check_inputs(header: Header, inputs: Tensors, *, dynamic: bool) -> None:
+    if len(inputs) != len(header.inputs):
+        raise RuntimeError(f"Incorrect number of inputs: received {len(inputs)}, expected {len(header.inputs)}")
+    for index, (tensor, (dtype, shape)) in enumerate(zip(inputs, header.inputs, strict=True)):
+        found = tuple(tensor.shape)
+        if (found[1:] != shape[1:] or len(found) != len(shape)) if dynamic else found != shape:
+            raise RuntimeError(
+                f"Incorrect tensor shape at input #{index}: received {list(found)}, expected {list(shape)}"
+            )
+        received = str(tensor.dtype).removeprefix("torch.")
+        if received != dtype:
+            # The wording of the real framework is not documented; this one is the emulator's.
+            raise RuntimeError(f"Incorrect tensor dtype at input #{index}: received {received}, expected {dtype}")
+    if dynamic and len({tensor.shape[0] for tensor in inputs}) > 1:
+        sizes = ", ".join(str(tensor.shape[0]) for tensor in inputs)
+        raise RuntimeError(f"Inconsistent batch sizes found on inputs: dimension 0 is {sizes}")
+
+
+def _take_copy(model: _Model, neff: torch.Tensor, settings: torch.Tensor) -> Loaded:
+    if model.loading is not None:
+        model.loading.join()
+        model.loading = None
+    with model.lock:
+        if model.fault is not None:
+            raise model.fault
+        if not model.copies:
+            _load_now(model, -1, -1)
+        model.calls += 1
+        return model.copies[(model.calls - 1) % len(model.copies)]
+
+
+def _load_later(model: _Model, start_nc: int, nc_count: int) -> None:
+    try:
+        _load_now(model, start_nc, nc_count)
+    except BaseException as exc:
+        model.fault = exc
+
+
+def _load_now(model: _Model, start_nc: int, nc_count: int) -> None:
+    header = model.header
+    need = Need(header.name, header.family, header.cores, header.bytes_per_core)
+    model.copies = get_runtime().load(need, start_nc=start_nc, nc_count=nc_count)
+
+
+def _unload(model: _Model) -> None:
+    while model.copies:
+        get_runtime().unload(model.copies.pop())
+
+
+def _find(neff: torch.Tensor) -> _Model:
+    with _registry_lock:
+        for address in [address for address, model in _models.items() if model.storage.expired()]:
+            _unload(_models.pop(address))
+        found = _models.get(neff.data_ptr())
+        if found is None:
+            found = _Model(StorageWeakRef(neff.untyped_storage()), read_header(neff), unpack_module(neff))
+            _models[neff.data_ptr()] = found
+        return found
+
+
+def _pad(tensors: Tensors, missing: int) -> Tensors:
+    if not missing:
+        return tensors
+    return tuple(torch.cat([each, each.new_zeros((missing, *each.shape[1:]))]) for each in tensors)
+
+
+def _rows(inputs: Sequence[torch.Tensor]) -> int:
+    return inputs[0].shape[0] if inputs and inputs[0].dim() else 1
+
+
+def _count_bytes(tensors: Sequence[Any]) -> int:
+    """Return the bytes of tensors, or of their dtypes and shapes."""
+    total = 0
+    for each in tensors:
+        if isinstance(each, torch.Tensor):
+            total += each.numel() * each.element_size()
+        else:
+            dtype, shape = each
+            total += torch.Size(shape).numel() * torch.empty((), dtype=getattr(torch, dtype)).element_size()
+    return total

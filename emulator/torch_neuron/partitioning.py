@@ -1,0 +1,345 @@
+"""How a traced graph is split between NeuronCores and the processor, and put together again.
+
+Operators are given levels so that every edge leads to the same level or a higher one: even levels run on NeuronCores,
+odd ones on the processor. All Neuron operators of one level form one compiled graph, which can never wait for itself.
+Nodes that make no tensor (constants, lists, sizes) have no level; they are copied to wherever they are used.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from neuron_emulator.modules import NeuronSubgraph, trace_outside
+
+Node, Value = Any, Any  # torch._C's own; it has no types for them
+CompileGroup = Callable[[torch.nn.Module, tuple[torch.Tensor, ...], str], NeuronSubgraph | None]
+_GLUE = frozenset({"prim::NumToTensor"})  # a tensor that only holds a size
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A traced model as one flat graph whose weights are inputs."""
+
+    graph: Any
+    weights: dict[str, torch.Tensor]  # by the name of the graph's input
+
+    @property
+    def operators(self) -> list[Node]:
+        """The nodes that make tensors."""
+        return [node for node in self.graph.nodes() if _makes_tensors(node)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which nodes run where."""
+
+    levels: dict[Node, int]  # of each operator; even: NeuronCore
+
+    @property
+    def groups(self) -> dict[int, list[Node]]:
+        """The nodes of each compiled graph, in their order."""
+        found: dict[int, list[Node]] = {}
+        for node, level in self.levels.items():
+            if level % 2 == 0:
+                found.setdefault(level, []).append(node)
+        return found
+
+
+def lower(module: torch.jit.ScriptModule) -> Lowered:
+    """Return a module's graph, flat, in-place operators made ordinary ones, and its weights."""
+    graph, values = torch._C._jit_pass_lower_graph(module.forward.graph.copy(), module._c)
+    torch._C._jit_pass_inline(graph)
+    torch._C._jit_pass_remove_mutation(graph)
+    torch._C._jit_pass_dce(graph)
+    names = {tensor.data_ptr(): name for name, tensor in _state(module)}
+    inputs = list(graph.inputs())
+    weights: dict[str, torch.Tensor] = {}
+    for value, tensor in zip(inputs[len(inputs) - len(values) :], values, strict=True):
+        name = names.get(tensor.data_ptr(), value.debugName())
+        while name in weights:
+            name += "_again"
+        weights[name] = tensor
+    return Lowered(graph, weights)
+
+
+def plan_partition(
+    lowered: Lowered, on_chip: Callable[[Node], bool], *, minimum_segment_size: int, single_fusion_ratio: float
+) -> Plan:
+    """Return which operators run on NeuronCores: those of ``on_chip``, but for segments that are too small.
+
+    If one segment holds more than ``single_fusion_ratio`` of them, it is the only one.
+    """
+    nodes = lowered.operators
+    chosen = {node for node in nodes if on_chip(node)}
+    while True:
+        plan = Plan(_assign_levels(nodes, chosen))
+        sizes = {level: sum(is_arithmetic(node) for node in group) for level, group in plan.groups.items()}
+        total = sum(sizes.values())
+        dropped = [level for level, size in sizes.items() if size < minimum_segment_size]
+        largest = max(sizes, key=lambda level: sizes[level], default=0)
+        if len(sizes) > 1 and sizes[largest] > single_fusion_ratio * total:
+            dropped = [level for level in sizes if level != largest]
+        if not dropped:
+            return plan
+        chosen -= {node for level in dropped for node in plan.groups[level]}
+
+
+def build_module(
+    lowered: Lowered, plan: Plan, example_inputs: tuple[Any, ...], compile_group: CompileGroup, **options: Any
+) -> torch.jit.ScriptModule:
+    """Return the model with each group replaced by a compiled graph; a group that does not compile stays as it was."""
+    weights = dict(zip(_weight_values(lowered), lowered.weights.items(), strict=True))
+    values = _run_values(lowered, plan, example_inputs)
+    subgraphs: dict[int, tuple[NeuronSubgraph, list[Value], list[Value]]] = {}
+    for number, (level, group) in enumerate(sorted(plan.groups.items())):
+        inputs, outputs = _find_edges(lowered, plan, group, set(weights))
+        module = _make_segment(group, inputs, outputs, weights)
+        example = tuple(values[value.debugName()] for value in inputs)
+        compiled = compile_group(module, example, f"_NeuronGraph${number}")
+        if compiled is not None:
+            subgraphs[level] = (compiled, inputs, outputs)
+    return _assemble(lowered, plan, subgraphs, weights, example_inputs, options)
+
+
+def is_arithmetic(node: Node) -> bool:
+    """Whether a node is an operator, rather than a primitive of TorchScript."""
+    return bool(node.kind().startswith("aten::")) and _makes_tensors(node)
+
+
+def source_line(node: Node) -> str:
+    """Return "file(line): function" of the user's code that a node came from, or ""."""
+    lines = [line for line in node.sourceRange().splitlines() if "): " in line]
+    own = [line for line in lines if "/torch/" not in line]
+    return (own or lines or [""])[0].strip()
+
+
+def _state(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _weight_values(lowered: Lowered) -> list[Value]:
+    inputs = list(lowered.graph.inputs())
+    return inputs[len(inputs) - len(lowered.weights) :]
+
+
+def _makes_tensors(node: Node) -> bool:
+    outputs = list(node.outputs())
+    return (
+        bool(outputs)
+        and node.kind() not in ("prim::Constant", "prim::Param", *_GLUE)
+        and all(value.type().kind() == "TensorType" for value in outputs)
+    )
+
+
+def _assign_levels(nodes: Sequence[Node], chosen: set[Node]) -> dict[Node, int]:
+    levels: dict[Node, int] = {}
+    for node in nodes:
+        on_chip = node in chosen
+        level = 0 if on_chip else -1
+        for value in _find_tensors(node):
+            before = levels.get(value.node())
+            if before is not None:
+                level = max(level, before if (before % 2 == 0) == on_chip else before + 1)
+        levels[node] = level
+    return levels
+
+
+def _find_tensors(node: Node) -> list[Value]:
+    """Return the tensors that a node takes, also those inside lists and sizes, and in its blocks."""
+    found: list[Value] = []
+    waiting = list(node.inputs())
+    for block in node.blocks():
+        for inner in block.nodes():
+            waiting += _find_tensors(inner)
+    while waiting:
+        value = waiting.pop()
+        if _is_glue(value):
+            waiting += list(value.node().inputs())
+        elif value not in found:
+            found.append(value)
+    return found
+
+
+def _is_glue(value: Value) -> bool:
+    return value.node().kind() != "prim::Param" and not _makes_tensors(value.node())
+
+
+def _find_edges(
+    lowered: Lowered, plan: Plan, group: Sequence[Node], weights: set[Value]
+) -> tuple[list[Value], list[Value]]:
+    """Return the tensors that a group takes from outside, weights apart, and those of its own used outside."""
+    members = set(group)
+    inputs: list[Value] = []
+    for node in group:
+        for value in _find_tensors(node):
+            if value.node() not in members and value not in inputs and value not in weights:
+                inputs.append(value)
+    wanted: set[Value] = set()
+    for node in plan.levels:
+        if node not in members:
+            wanted |= set(_find_tensors(node))
+    wanted |= set(_find_tensors(lowered.graph.return_node()))
+    outputs = [value for node in group for value in node.outputs() if value in wanted]
+    order = {value.debugName(): index for index, value in enumerate(lowered.graph.inputs())}
+    inputs.sort(key=lambda value: order.get(value.debugName(), len(order)))
+    return inputs, outputs
+
+
+class _Copier:
+    """Copies nodes into a new graph; what makes no tensor comes along on demand."""
+
+    def __init__(self) -> None:
+        self.graph = torch._C.Graph()
+        self.known: dict[Value, Value] = {}
+
+    def add_input(self, value: Value) -> None:
+        self.known[value] = self.graph.addInput()
+        self.known[value].setType(value.type())
+
+    def copy_node(self, node: Node) -> None:
+        for value in [*node.inputs(), *_block_values(node)]:
+            self.find(value)
+        copied = self.graph.insertNode(self.graph.createClone(node, self.find))
+        for value, new in zip(node.outputs(), copied.outputs(), strict=True):
+            self.known[value] = new
+
+    def find(self, value: Value) -> Value:
+        if value not in self.known:
+            if not _is_glue(value):
+                raise RuntimeError(f"the graph uses {value.debugName()} before it is made")
+            self.copy_node(value.node())
+        return self.known[value]
+
+    def make_function(self, outputs: Sequence[Value]) -> Any:
+        for value in outputs:
+            self.graph.registerOutput(self.find(value))
+        if len(outputs) > 1:
+            self.graph.makeMultiOutputIntoTuple()
+        torch._C._jit_pass_dce(self.graph)
+        return torch._C._create_function_from_graph("forward", self.graph)
+
+
+def _block_values(node: Node) -> list[Value]:
+    return [value for block in node.blocks() for inner in block.nodes() for value in _find_tensors(inner)]
+
+
+class _Segment(torch.nn.Module):
+    """A function of tensors with tensors of its own behind them."""
+
+    def __init__(self, function: Any, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.names = [name.replace(".", "__") for name in tensors]
+        for name, tensor in zip(self.names, tensors.values(), strict=True):
+            self.register_buffer(name, tensor.detach())
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the function's outputs as a tuple."""
+        outputs = self.function(*inputs, *(getattr(self, name) for name in self.names))
+        return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+def _make_segment(
+    group: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], weights: dict[Value, tuple[str, torch.Tensor]]
+) -> torch.nn.Module:
+    used = [value for value in weights if any(value in _find_tensors(node) for node in group)]
+    copier = _Copier()
+    for value in (*inputs, *used):
+        copier.add_input(value)
+    for node in group:
+        copier.copy_node(node)
+    return _Segment(copier.make_function(outputs), dict(weights[value] for value in used))
+
+
+def _run_values(lowered: Lowered, plan: Plan, example_inputs: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+    """Return every tensor that crosses into a group, from one run of the model: examples to compile the group with."""
+    weights = set(_weight_values(lowered))
+    wanted = [value for group in plan.groups.values() for value in _find_edges(lowered, plan, group, weights)[0]]
+    given = [value for value in wanted if value.node().kind() == "prim::Param"]
+    made = [value for value in dict.fromkeys(wanted) if value.node().kind() != "prim::Param"]
+    leaves = dict(zip((value.debugName() for value in lowered.graph.inputs()), example_inputs, strict=False))
+    found = {value.debugName(): leaves[value.debugName()] for value in given}
+    if made:
+        copier = _Copier()
+        for value in lowered.graph.inputs():
+            copier.add_input(value)
+        for node in lowered.operators:
+            copier.copy_node(node)
+        with torch.no_grad():
+            outputs = copier.make_function(made)(*example_inputs, *lowered.weights.values())
+        outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        found.update({value.debugName(): tensor for value, tensor in zip(made, outputs, strict=True)})
+    return found
+
+
+def _assemble(
+    lowered: Lowered,
+    plan: Plan,
+    subgraphs: dict[int, tuple[NeuronSubgraph, list[Value], list[Value]]],
+    weights: dict[Value, tuple[str, torch.Tensor]],
+    example_inputs: tuple[Any, ...],
+    options: dict[str, Any],
+) -> torch.jit.ScriptModule:
+    copier = _Copier()
+    inputs = [value for value in lowered.graph.inputs() if value not in weights]
+    for value in inputs:
+        copier.add_input(value)
+    left = [node for node, level in plan.levels.items() if level not in subgraphs]
+    kept = {value for node in left for value in _find_tensors(node)} | set(_find_tensors(lowered.graph.return_node()))
+    tensors = {name: tensor for value, (name, tensor) in weights.items() if value in kept}
+    for value in weights:
+        if value in kept:
+            copier.add_input(value)
+    arguments = {level: _add_arguments(copier.graph, subgraph) for level, (subgraph, _, _) in subgraphs.items()}
+    order = {node: index for index, node in enumerate(plan.levels)}
+    for level in sorted(set(plan.levels.values())):
+        if level in subgraphs:
+            _add_call(copier, *subgraphs[level], *arguments[level])
+        else:
+            for node in sorted((node for node in plan.levels if plan.levels[node] == level), key=order.__getitem__):
+                copier.copy_node(node)
+    function = copier.make_function(list(lowered.graph.return_node().inputs()))
+    outer = _Outer(function, tensors, [subgraph for subgraph, _, _ in subgraphs.values()])
+    return trace_outside(outer, example_inputs, **options)
+
+
+class _Outer(torch.nn.Module):
+    """What stays on the processor, and the compiled graphs."""
+
+    def __init__(self, function: Any, tensors: dict[str, torch.Tensor], subgraphs: Sequence[NeuronSubgraph]) -> None:
+        super().__init__()
+        self.left = _Segment(function, tensors)
+        self.graphs = torch.nn.ModuleList(subgraphs)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return what the model returns."""
+        tensors = [getattr(self.left, name) for name in self.left.names]
+        for graph in self.graphs:
+            tensors += graph.buffers()
+        return self.left.function(*inputs, *tensors)
+
+
+def _add_arguments(graph: Any, subgraph: NeuronSubgraph) -> tuple[list[Value]]:
+    added = []
+    for _ in subgraph.buffers():
+        added.append(graph.addInput())
+        added[-1].setType(torch._C.TensorType.get())
+    return (added,)
+
+
+def _add_call(
+    copier: _Copier, subgraph: NeuronSubgraph, inputs: Sequence[Value], outputs: Sequence[Value], buffers: Sequence[Value]
+) -> None:
+    graph, kind = copier.graph, torch._C.ListType(torch._C.TensorType.get())
+    lists = []
+    for values in ([copier.find(value) for value in inputs], list(buffers[2:])):
+        made = graph.insertNode(graph.create("prim::ListConstruct", values, 1))
+        made.output().setType(kind)
+        lists.append(made.output())
+    name = f"neuron::forward_v2_{subgraph.count}"
+    call = graph.insertNode(graph.create(name, [lists[0], buffers[0], buffers[1], lists[1]], subgraph.count))
+    for value, new in zip(outputs, call.outputs(), strict=True):
+        copier.known[value] = new
+

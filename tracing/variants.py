@@ -1,0 +1,323 @@
+"""One variant, step by step: the recipe compiled for one target, verified, and certified under the chip's arithmetic."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from handlers import cores, targets
+from handlers.artifact import Module, Variant
+from handlers.batching import choose_bucket, pad_sample
+from handlers.handler import Handler, Tensors
+from handlers.worker import Bucket, group_buckets
+from tracing import operators
+from tracing.compiling import compile_modules, generate_inputs
+from tracing.errors import PreflightError
+from tracing.preflight import run_preflight
+from tracing.recipe import Recipe, Tolerances, plain, sorted_buckets, tensor_specs
+from tracing.verifying import verify_model
+
+Progress = Callable[[str], None]
+_GENERATED_ITEMS = 8  # random inputs for each bucket that the verification adds to the golden requests
+_CPU_SHARE = 0.1  # of the operators may stay on the processor unless the recipe says otherwise: an embedding, say
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a variant is made from."""
+
+    recipe: Recipe
+    model: torch.nn.Module  # eager, in eval mode
+    handler: Handler
+    samples: Sequence[Any]  # the preprocessed items of the golden requests; Any: arrays or tensors
+
+
+def build_variant(target: str, source: Source, folder: Path, *, cache: Path, progress: Progress) -> Variant:
+    """Return the variant for ``target``, its files below ``folder``; raise the ``KitError`` of the step that failed."""
+    recipe, model = source.recipe, source.model
+    items = collect_items(source)
+    names = run_preflight(model, source.handler, _stack(_first_real(items)))
+    progress(f"preflight passed on {len(source.samples)} golden items; outputs: {', '.join(names)}")
+    if target == "cpu":
+        return _build_cpu(source, items, names, folder, progress)
+    return _build_chip(target, source, items, names, folder, cache=cache, progress=progress)
+
+
+def collect_items(source: Source) -> list[list[Tensors]]:
+    """Return for each bucket the items to compare on: golden ones padded to it, then generated ones."""
+    recipe, buckets = source.recipe, sorted_buckets(source.recipe)
+    specs = [tensor_specs(recipe.inputs, 1, bucket) for bucket in buckets]
+    real: list[list[Tensors]] = [[] for _ in buckets]
+    for sample in source.samples:
+        # A handler may lay out a sample as it likes (collate sorts it out) unless dimensions vary.
+        chosen = choose_bucket(sample, specs) if recipe.buckets else 0
+        if chosen is None:
+            shapes = ", ".join(str(list(np.shape(each))) for each in sample)
+            raise PreflightError(f"preflight: a golden request of shape {shapes} fits into none of the buckets")
+        padded = pad_sample(sample, specs[chosen]) if recipe.buckets else sample
+        collated = source.handler.collate([padded])
+        real[chosen].append(tuple(tensor[0] for tensor in collated))
+    for number, bucket in enumerate(buckets):
+        generated = generate_inputs(recipe.inputs, _GENERATED_ITEMS, seed=1, bucket=bucket)
+        real[number] += list(zip(*generated, strict=True))
+    return real
+
+
+def _build_cpu(
+    source: Source, items: Sequence[Sequence[Tensors]], names: tuple[str, ...], folder: Path, progress: Progress
+) -> Variant:
+    recipe, backend = source.recipe, targets.get_target("cpu")
+    options = dict(recipe.targets.get("cpu", {}))
+    modules = compile_modules(
+        source.model, target="cpu", recipe=recipe, options=options, folder=folder, progress=progress
+    )
+    buckets = _load_modules(backend, folder, modules, options)
+    figures = _verify("cpu", source, buckets, items, names, recipe.tolerances, progress)
+    return Variant(
+        target="cpu",
+        emulated=False,
+        modules=modules,
+        outputs=names,
+        cores_per_worker=recipe.cores_per_worker,
+        options=plain(options),
+        versions=backend.versions(),
+        parameters=count_parameters(source.model),
+        verification=figures,
+        golden_tolerance=float(recipe.tolerances.golden),
+    )
+
+
+def _build_chip(
+    target: str,
+    source: Source,
+    items: Sequence[Sequence[Tensors]],
+    names: tuple[str, ...],
+    folder: Path,
+    *,
+    cache: Path,
+    progress: Progress,
+) -> Variant:
+    from tracing.certifying import certify
+    from tracing.splitting import split_end
+
+    recipe, model, backend = source.recipe, source.model, targets.get_target(target)
+    options = resolve_options(target, recipe, model)
+    worker_cores = backend.cores_per_worker(options, count_parameters(model), recipe.cores_per_worker)
+    emulated = backend.is_emulated()
+    _find_traps(target, source, options, items, worker_cores, progress)
+    example = _stack(items[0][:1])
+    body, end = split_end(model, recipe.keep_on_cpu, example) if recipe.keep_on_cpu else (model, None)
+    for line in operators.report_operators(target, body, example):
+        progress(f"{target}: {line}")
+    certificate = certify(
+        model,
+        [item for bucket in items for item in bucket],
+        family=target,
+        compiler_args=backend.compiler_args(options, count_parameters(model)),
+        keep_on_cpu=recipe.keep_on_cpu,
+        tolerances=recipe.chip_tolerances,
+        names=names,
+        activate=source.handler.activate,
+    )
+    progress(f"certified under {target}'s arithmetic: {certificate.summary()}")
+    with _host(backend, worker_cores, emulated=emulated):
+        modules = compile_modules(
+            body,
+            target=target,
+            recipe=recipe,
+            options=options,
+            folder=folder,
+            progress=progress,
+            end=end,
+            cache=cache,
+        )
+        share = _judge_share(target, body, source, folder, modules, options, progress)
+        runnable = emulated or backend.missing(False) is None
+        figures: dict[str, float] = dict(certificate.figures())
+        if runnable:
+            buckets = _load_modules(backend, folder, modules, options)
+            figures = _verify(target, source, buckets, items, names, recipe.chip_tolerances, progress)
+        else:
+            progress(f"{target}: no chip here to run the compiled modules on; verified by the emulated arithmetic alone")
+    return Variant(
+        target=target,
+        emulated=emulated,
+        modules=modules,
+        outputs=names,
+        cores_per_worker=worker_cores,
+        options=plain(options),
+        versions=backend.versions(),
+        parameters=count_parameters(model),
+        verification=figures,
+        golden_tolerance=float(recipe.chip_tolerances.golden),
+        verified_on=target if runnable and not emulated else "emulator",
+        certificate=certificate.as_json(),
+        device_bytes=estimate_device_bytes(target, model, modules, options),
+        cpu_share=round(share, 4),
+    )
+
+
+def resolve_options(target: str, recipe: Recipe, model: torch.nn.Module) -> dict[str, Any]:
+    """Return the recipe's options for a chip with every number that depends on the model worked out."""
+    options = dict(recipe.targets.get(target, {}))
+    backend = targets.get_target(target)
+    parameters = count_parameters(model)
+    worker_cores = backend.cores_per_worker(options, parameters, recipe.cores_per_worker)
+    if "pipeline_cores" in options:
+        options["pipeline_cores"] = worker_cores if options["pipeline_cores"] != 1 else 1
+    options["data_parallel"] = worker_cores if options.get("pipeline_cores", 1) == 1 else 1
+    return options
+
+
+def estimate_device_bytes(
+    target: str, model: torch.nn.Module, modules: Sequence[Module], options: dict[str, Any]
+) -> int:
+    """Return the device memory of all modules on each of their cores: weights in the cast's type for each module.
+
+    inf1 keeps weights in bf16 unless nothing is cast, inf2 in fp32 unless all is; a module has weights of its own, and
+    a pipeline spreads them over its cores.
+    """
+    narrow = options.get("cast", "all" if target == "inf1" else "matmult")
+    size = 2 if narrow == "all" or (target == "inf1" and narrow == "matmult") else 4
+    files = {module.file for module in modules}
+    return count_parameters(model) * size * len(files) // int(options.get("pipeline_cores", 1))
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the number of trained values."""
+    return sum(value.numel() for value in model.parameters())
+
+
+def _find_traps(
+    target: str,
+    source: Source,
+    options: dict[str, Any],
+    items: Sequence[Sequence[Tensors]],
+    worker_cores: int,
+    progress: Progress,
+) -> None:
+    from tracing.preflight import find_traps
+
+    available = len(targets.get_target(target).host_cores())
+    faults = []
+    if 0 < available < worker_cores:
+        faults.append(
+            f"a worker of this model takes {worker_cores} cores, this host has {available}; lower pipeline_cores or "
+            "cores_per_worker, or choose a larger instance"
+        )
+    found = find_traps(
+        source.model,
+        _stack(items[0][:2]),
+        target=target,
+        options=options,
+        batch_sizes=source.recipe.batch_sizes,
+        keep_on_cpu=source.recipe.keep_on_cpu,
+    )
+    for warning in found.warnings:
+        progress(f"note: {warning}")
+    faults += found.faults
+    if faults:
+        raise PreflightError(f"preflight for {target}: " + "; ".join(faults))
+
+
+def _judge_share(
+    target: str,
+    body: torch.nn.Module,
+    source: Source,
+    folder: Path,
+    modules: Sequence[Module],
+    options: dict[str, Any],
+    progress: Progress,
+) -> float:
+    compiled = targets.get_target(target).open_module(folder / modules[0].file)
+    inputs = generate_inputs(source.recipe.inputs, 1, seed=0, bucket=modules[0].bucket)
+    share, left = operators.measure_cpu_share(body, inputs, getattr(compiled, "body", compiled))
+    operators.judge_cpu_share(share, left, float(options.get("max_cpu_share", _CPU_SHARE)), target)
+    progress(f"{target}: {share:.1%} of the operators stay on the processor" + (f": {'; '.join(left)}" if left else ""))
+    return share
+
+
+def _load_modules(backend: Any, folder: Path, modules: Sequence[Module], options: dict[str, Any]) -> list[Bucket]:
+    return group_buckets(modules, [backend.load(folder / each.file, each.inputs, options) for each in modules])
+
+
+def _verify(
+    target: str,
+    source: Source,
+    buckets: Sequence[Bucket],
+    items: Sequence[Sequence[Tensors]],
+    names: tuple[str, ...],
+    tolerances: Tolerances,
+    progress: Progress,
+) -> dict[str, float]:
+    worst: dict[str, float] = {}
+    for bucket, compared in zip(buckets, items, strict=True):
+        figures = verify_model(
+            source.model,
+            bucket.runs,
+            compared,
+            names=names,
+            tolerances=tolerances,
+            activate=source.handler.activate,
+        )
+        for name, value in figures.items():
+            worse = min if name in ("min_cosine", "top1_agreement") else max
+            worst[name] = value if name not in worst else worse(worst[name], value)
+        worst["compared"] = float(sum(map(len, items)))
+    progress(
+        f"verified {target} on {sum(map(len, items))} items: largest error {worst['max_abs_error']:.1e}, "
+        f"cosine {worst['min_cosine']:.6f}, top-1 {worst['top1_agreement']:.3f}"
+    )
+    return worst
+
+
+@contextmanager
+def _host(backend: Any, worker_cores: int, *, emulated: bool) -> Iterator[None]:
+    """Give this process cores to verify on: an emulated host of its own, or leased ones of a chip."""
+    if emulated:
+        with tempfile.TemporaryDirectory(prefix="torchserve-neuron-") as registry, _environment(registry):
+            yield
+        return
+    if backend.missing(False) is not None:
+        yield
+        return
+    lease = cores.take_lease(
+        backend.core_kind(), worker_cores, host_cores=backend.host_cores(), places=1, label="verification of a build"
+    )
+    try:
+        backend.prepare(lease.cores)
+        yield
+    finally:
+        lease.release()
+
+
+@contextmanager
+def _environment(registry: str) -> Iterator[None]:
+    """Emulate a host that no server's workers are on, for the time of a ``with``."""
+    from neuron_emulator.runtime import reset_runtime
+
+    names = ("NEURON_EMULATOR_FOLDER", "NEURON_RT_VISIBLE_CORES", "NEURON_RT_NUM_CORES")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ["NEURON_EMULATOR_FOLDER"] = registry
+    reset_runtime()
+    try:
+        yield
+    finally:
+        reset_runtime()
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _first_real(items: Sequence[Sequence[Tensors]]) -> Sequence[Tensors]:
+    return next(bucket[:-_GENERATED_ITEMS] for bucket in items if len(bucket) > _GENERATED_ITEMS)
+
+
+def _stack(items: Sequence[Tensors]) -> Tensors:
+    return tuple(torch.stack(column) for column in zip(*items, strict=True))
