@@ -169,23 +169,32 @@ def render_record(record: Record, size: int, digest: str) -> str:
         ("model", f"{record.name} {record.version}  {record.description}".rstrip()),
         ("archive", f"{size:,} bytes, sha256 {digest}"),
         ("handler", record.handler.path),
-        ("golden requests", f"{', '.join(each.name for each in record.golden)} (within {record.golden_tolerance:g})"),
+        ("golden requests", f"{', '.join(each.name for each in record.golden)}"),
         ("built with", ", ".join(f"{name} {version}" for name, version in record.built_with.items())),
     ]
     for variant in record.variants:
         rows.append(("variant", variant.target + (" (EMULATED)" if variant.emulated else "")))
         rows.append(("  versions", ", ".join(f"{name} {version}" for name, version in variant.versions.items())))
-        rows.append(("  parameters", f"{variant.parameters:,}"))
-        rows.append(("  cores a worker", str(variant.cores_per_worker)))
-        rows += [
-            (f"  batch {module.batch}", f"{_render_inputs(module)} -> {', '.join(variant.outputs)}  {module.file}")
-            for module in variant.modules
-        ]
-        rows += [(f"  {name}", f"{value:g}") for name, value in variant.verification.items()]
+        rows += _render_variant(variant)
     rows.append(("files", ""))
     rows += [(f"  {digest[:16]}…", name) for name, digest in record.files.items()]
     rows.append((f"  {record.record_sha256[:16]}…", integrity.RECORD_NAME))
     return "\n".join(f"{name:<28}{value}".rstrip() for name, value in rows)
+
+
+def _render_variant(variant: artifact.Variant) -> list[tuple[str, str]]:
+    rows = [("  parameters", f"{variant.parameters:,}"), ("  cores a worker", str(variant.cores_per_worker))]
+    if variant.target != "cpu":
+        options = ", ".join(f"{name} {value}" for name, value in variant.options.items())
+        rows += [("  options", options), ("  device memory a core", f"{variant.device_bytes / 2**20:.1f} MiB (estimate)")]
+        rows += [("  left to the processor", f"{variant.cpu_share:.1%} of the operators")]
+    rows += [
+        (f"  batch {module.batch}", f"{_render_inputs(module)} -> {', '.join(variant.outputs)}  {module.file}")
+        for module in variant.modules
+    ]
+    rows.append(("  verified on", variant.verified_on))
+    rows.append(("  golden tolerance", f"{variant.golden_tolerance:g}"))
+    return rows + [(f"  {name}", f"{value:g}") for name, value in variant.verification.items()]
 
 
 def _render_inputs(module: artifact.Module) -> str:

@@ -50,10 +50,12 @@ class Lease:
         """Give the cores back; doing so twice is harmless."""
         while self._files:
             os.close(self._files.pop())
+        if self in _leases:
+            _leases.remove(self)
 
 
-# A forked child shares its parent's locks; were it to keep them, the cores of a dead worker would stay taken for as long
-# as the child lives.
+# A forked child shares its parent's locks; were it to keep them, the cores of a dead worker would stay taken for as
+# long as the child lives.
 _leases: List[Lease] = []
 
 

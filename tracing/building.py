@@ -2,6 +2,7 @@
 
 import hashlib
 import mimetypes
+import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from handlers import artifact, integrity, targets
 from handlers.artifact import Golden, HandlerSpec, Record, TensorSpec, Variant
 from handlers.errors import KitError
+from handlers.neuron import INSTANCE_VARIABLE
 from tracing.errors import BuildError, RecipeError
 from tracing.loading import LoadedRecipe, build_model, importing_from, load_recipe, modules_from
 from tracing.recipe import handler_file, handler_path, plain, sorted_buckets, tensor_specs
@@ -58,7 +60,17 @@ def is_up_to_date(record: Record, model: str, target_names: Sequence[str]) -> bo
         record.sources == sources
         and record.built_with == _list_versions()
         and [variant.target for variant in record.variants] == list(target_names)
+        and all(_is_of_this_framework(variant) for variant in record.variants)
     )
+
+
+def _is_of_this_framework(variant: Variant) -> bool:
+    """Whether building the variant now would take the same framework: the emulator, or the SDK's version installed."""
+    if variant.target == "cpu":
+        return True
+    if variant.emulated or INSTANCE_VARIABLE in os.environ:
+        return variant.emulated and INSTANCE_VARIABLE in os.environ
+    return all(_version(name) == found for name, found in variant.versions.items() if name.startswith("torch-neuron"))
 
 
 def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str], progress: Progress) -> Record:

@@ -85,7 +85,7 @@ def from_flags(family: str, compiler_args: Sequence[str]) -> Arithmetic:
     )
 
 
-class ChipMode(TorchDispatchMode):
+class ChipMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """Computes as the chip does inside a ``with``.
 
     >>> with ChipMode(Arithmetic(matmul="bf16", others="bf16")):
@@ -99,7 +99,7 @@ class ChipMode(TorchDispatchMode):
     """
 
     def __init__(self, arithmetic: Arithmetic) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         for name in (arithmetic.matmul, arithmetic.others):
             if name not in TYPES:
                 raise ValueError(f"unknown type {name!r}, expected one of {', '.join(TYPES)}")
@@ -244,7 +244,7 @@ def _find_written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
     """Return the arguments that an operator writes to."""
     if not func._schema.is_mutable:
         return []
-    found: list[torch.Tensor] = []
+    found: list[Any] = []
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[index] if index < len(args) else kwargs.get(argument.name)

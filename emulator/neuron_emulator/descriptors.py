@@ -9,6 +9,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _open: set[int] = set()
@@ -50,9 +51,10 @@ def call_in_children(function: Callable[[], None]) -> None:
 
 
 def _let_go() -> None:
-    # Closed only: to unlock would free the parent's cores.
+    # Closed only: to unlock would free the parent's cores. A program that closed every file has closed these.
     while _open:
-        os.close(_open.pop())
+        with suppress(OSError):
+            os.close(_open.pop())
     _guard.release()
     for function in _after_fork:
         function()

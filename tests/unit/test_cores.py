@@ -121,6 +121,24 @@ def test_a_killed_holder_frees_its_cores_at_once(leases):
     assert take(leases, 4).cores == (0, 1, 2, 3)
 
 
+def test_a_forked_child_does_not_keep_a_dead_holders_cores(leases):
+    """A worker that forked and died frees its cores, though the child lives on."""
+    lease = take(leases)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    lease.release()
+    try:
+        deadline = time.monotonic() + 10
+        while cores.lease_holders(leases) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the child has yet to run
+        assert take(leases, 4).cores == (0, 1, 2, 3)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_two_processes_never_hold_one_place(leases):
     """A second process gets another core, and none when all are held."""
     holders = [hold(leases, host=2), hold(leases, host=2)]

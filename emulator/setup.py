@@ -1,0 +1,15 @@
+"""The emulator as a distribution of its own: it is never installed beside the real SDK."""
+
+from setuptools import setup
+
+setup(
+    name="torchserve-neuron-emulator",
+    version="0.1.0",
+    description="A stand-in, in software, for AWS Neuron devices: torch_neuron, torch_neuronx and the runtime",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["neuron_emulator", "torch_neuron", "torch_neuronx"],
+    package_data={"neuron_emulator": ["instances.json"]},
+    scripts=["bin/neuron-ls", "bin/neuron-monitor"],
+    install_requires=["torch"],
+)
