@@ -186,7 +186,10 @@ def _render_variant(variant: artifact.Variant) -> list[tuple[str, str]]:
     rows = [("  parameters", f"{variant.parameters:,}"), ("  cores a worker", str(variant.cores_per_worker))]
     if variant.target != "cpu":
         options = ", ".join(f"{name} {value}" for name, value in variant.options.items())
-        rows += [("  options", options), ("  device memory a core", f"{variant.device_bytes / 2**20:.1f} MiB (estimate)")]
+        rows += [
+            ("  options", options),
+            ("  device memory a core", f"{variant.device_bytes / 2**20:.1f} MiB (estimate)"),
+        ]
         rows += [("  left to the processor", f"{variant.cpu_share:.1%} of the operators")]
     rows += [
         (f"  batch {module.batch}", f"{_render_inputs(module)} -> {', '.join(variant.outputs)}  {module.file}")

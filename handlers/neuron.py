@@ -90,7 +90,7 @@ def read_generation() -> Optional[str]:
 
 
 def find_cores(family: str) -> List[int]:
-    """Return the numbers of this host's NeuronCores: from neuron-ls, else from the driver's files, else from devices."""
+    """Return the numbers of this host's NeuronCores: from neuron-ls, the driver's files, or the devices there are."""
     listed = _list_devices()
     if listed is not None:
         return _number_cores(listed)
@@ -105,7 +105,7 @@ def _list_devices() -> Optional[List[Dict[str, Any]]]:
     if tool is None:
         return None
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [tool, "--json-output"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_LS_PATIENCE, check=True
         )
         found = json.loads(done.stdout.decode("utf-8"))
@@ -152,7 +152,9 @@ def check_options(options: Dict[str, Any], *, pipeline: bool) -> List[str]:
     """Return the faults in a recipe's options for a chip; ``pipeline`` says whether it has NeuronCore Pipelines."""
     known = ["cast", "compiler_args", "cores_per_worker", "dynamic_batch", "max_cpu_share", "separate_weights"]
     known += ["pipeline_cores"] if pipeline else []
-    faults = [f"unknown option {name!r}, expected one of {', '.join(known)}" for name in sorted(set(options) - {*known})]
+    faults = [
+        f"unknown option {name!r}, expected one of {', '.join(known)}" for name in sorted(set(options) - {*known})
+    ]
     if options.get("cast", "all") not in _CASTS:
         faults.append(f"cast is {options['cast']!r}, expected one of {', '.join(_CASTS)}")
     arguments = options.get("compiler_args", ())
@@ -210,10 +212,12 @@ def compiled_batch(batch: int, sizes: Sequence[int], options: Dict[str, Any]) ->
     return batch // parallel if batch % parallel == 0 else batch
 
 
-def make_runner(module: Any, *, device_ids: Sequence[int], split: bool, wrap: Callable[..., Any]) -> Callable[..., Outputs]:
+def make_runner(
+    module: Any, *, device_ids: Sequence[int], split: bool, wrap: Callable[..., Any]
+) -> Callable[..., Outputs]:
     """Return a loaded module as a function of tensors; ``split`` spreads a batch over ``device_ids``.
 
-    ``wrap`` is the framework's ``DataParallel``. Its dynamic batching is switched off: every part has the compiled size.
+    ``wrap`` is the framework's ``DataParallel``. Its dynamic batching is off: every part has the compiled size.
     """
     call = module
     if split:

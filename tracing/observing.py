@@ -12,25 +12,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120  compared with names of code files
-_READS = ("_local_scalar_dense", "is_nonzero", "item")
-_SHAPES = ("nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave")
-_RANDOM = ("bernoulli", "bernoulli_", "native_dropout", "rand_like", "randn_like", "normal_", "uniform_", "multinomial")
-_ORDER = ("argmax", "argmin", "topk", "sort")
-_PACK, _UNPACK = "_pack_padded_sequence", "_pad_packed_sequence"
-_COPIES = (
-    "mean",
-    "sum",
-    "amax",
-    "amin",
-    "prod",
-    "var",
-    "std",
-    "_softmax",
-    "_log_softmax",
-    "cumsum",
-    "sort",
-    "flip",
-    "roll",
+# What an operator means for a compiler: those that matter only if the request decides what they do, and the others.
+_OF_REQUESTS = {
+    **dict.fromkeys(("_local_scalar_dense", "is_nonzero", "item"), "read"),
+    **dict.fromkeys(("nonzero", "masked_select", "repeat_interleave", "unique_dim"), "shape"),
+    **dict.fromkeys(("_unique", "_unique2", "unique_consecutive"), "shape"),
+    **dict.fromkeys(("argmax", "argmin", "topk", "sort"), "order"),
+}
+_ALWAYS = {
+    **dict.fromkeys(("bernoulli", "bernoulli_", "native_dropout", "rand_like", "randn_like"), "random"),
+    **dict.fromkeys(("rand", "randn", "randint", "normal_", "uniform_", "multinomial"), "random"),
+    "_pack_padded_sequence": "pack",
+    "_pad_packed_sequence": "unpack",
+    "embedding": "embedding",
+}
+_REDUCTIONS = (
+    *("mean", "sum", "amax", "amin", "prod", "var", "std", "cumsum", "sort", "flip", "roll"),
+    *("_softmax", "_log_softmax", "max", "min"),
 )
 
 
@@ -38,7 +36,10 @@ _COPIES = (
 class Event:
     """Something that a run did, and where."""
 
-    kind: str  # "read", "shape", "random", "order", "pack", "unpack", "infinity", "across", "complex", "double" ...
+    # read: a value decides in Python; shape: a value decides a shape; random: numbers are drawn; order: ranks values;
+    # pack, unpack: of sequences; embedding; across: over the requests of a batch; infinity: -inf was made; complex and
+    # double: types that no chip has
+    kind: str
     operator: str  # as TorchScript names it, without "aten::"
     place: str  # "file.py:12 in layer.1"
 
@@ -90,32 +91,31 @@ class _Observer(TorchDispatchMode):
             self._note(kind, name)
         outputs = func(*args, **(kwargs or {}))
         made = [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
-        if derived:
-            self.derived.update({_address(each): each for each in made})
+        if name == "_pack_padded_sequence" and _address(args[1]) not in self.derived:
+            made_of_requests = made[:1]  # the sizes of a packed sequence's steps come from its lengths alone
+        else:
+            made_of_requests = made if derived else []
+        self.derived.update({_address(each): each for each in made_of_requests})
         for kind in self._judge_outputs(name, made):
             self._note(kind, name)
         return outputs
 
     def _judge_call(self, name: str, given: list[torch.Tensor], args: Any, derived: bool) -> Iterator[str]:
-        if name in _READS and derived:
-            yield "read"
-        if name in _SHAPES and derived:
-            yield "shape"
-        if name in ("index", "index_put_") and derived and any(each.dtype == torch.bool for each in given[1:]):
-            yield "shape"
-        if name in _RANDOM:
-            yield "random"
-        if (name in _ORDER or (name in ("max", "min") and len(args) > 1)) and derived:
+        if name in _ALWAYS:
+            yield _ALWAYS[name]
+        if not derived:
+            return
+        if name in _OF_REQUESTS:
+            yield _OF_REQUESTS[name]
+        if name in ("max", "min") and len(args) > 1:
             yield "order"
-        if name == _PACK:
-            yield "pack"
-        if name == _UNPACK:
-            yield "unpack"
-        if name == "embedding":
-            yield "embedding"
-        if name in _COPIES and derived and given and given[0].dim() and given[0].shape[0] == self.batch > 1:
-            if 0 in _dimensions(args, given[0].dim()):
-                yield "across"
+        if name in ("index", "index_put_") and any(each.dtype == torch.bool for each in given[1:]):
+            yield "shape"
+        if name in _REDUCTIONS and self._spans_batch(args, given[0]):
+            yield "across"
+
+    def _spans_batch(self, args: Any, tensor: torch.Tensor) -> bool:
+        return tensor.dim() > 0 and tensor.shape[0] == self.batch > 1 and 0 in _dimensions(args, tensor.dim())
 
     def _judge_outputs(self, name: str, made: list[torch.Tensor]) -> Iterator[str]:
         for tensor in made:
@@ -153,6 +153,8 @@ def _find_place(running: Sequence[str]) -> str:
     frame, line = sys._getframe(1), "forward"
     while frame is not None:
         file = frame.f_code.co_filename
+        if frame.f_code is observe_run.__code__:
+            break  # the model itself has no code of its own, only torch's layers
         if file != __file__ and not file.startswith(_TORCH) and not file.startswith("<"):
             line = f"{os.path.basename(file)}:{frame.f_lineno}"  # noqa: PTH119  a code file's name
             break

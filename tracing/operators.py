@@ -23,7 +23,9 @@ def report_operators(target: str, model: torch.nn.Module, inputs: Sequence[torch
         if target == "inf1":
             with _captured_log() as lines:
                 framework.analyze_model(TupleModel(model), tuple(inputs))
-            return [line for line in lines if "are supported" in line or ("not compiled" in line and " 0 ops" not in line)]
+            return [
+                line for line in lines if "are supported" in line or ("not compiled" in line and " 0 ops" not in line)
+            ]
         found = framework.analyze(TupleModel(model), tuple(inputs))
     lines = [f"{found['support_percentage']} of the operators are supported"]
     for each in found["unsupported_operators"]:
@@ -35,11 +37,14 @@ def measure_cpu_share(model: torch.nn.Module, inputs: Sequence[torch.Tensor], co
     """Return the share of arithmetic operators that a compiled module leaves to the processor, and which and where."""
     with _quiet(), torch.no_grad():
         eager = torch.jit.trace(TupleModel(model), tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-    total = sum(1 for _ in _walk(eager.inlined_graph))
-    left = list(_walk(compiled.inlined_graph))
-    places = Counter(f"{node.kind()} at {_place(node)}" for node in left)
-    named = [f"{text} ({count} times)" if count > 1 else text for text, count in sorted(places.items())]
-    return min(1.0, len(left) / max(1, total)), named
+    operators = list(_walk(eager.inlined_graph))
+    left = Counter(node.kind() for node in _walk(compiled.inlined_graph))
+    named = []
+    for kind, count in sorted(left.items()):
+        # Saved modules hold no lines, for they would hold the paths of the build machine; the eager trace knows them.
+        places = sorted({_place(node) for node in operators if node.kind() == kind}) or ["a line of the framework's"]
+        named.append(f"{kind} at {', '.join(places[:4])}" + (f" ({count} times)" if count > 1 else ""))
+    return min(1.0, sum(left.values()) / max(1, len(operators))), named
 
 
 def judge_cpu_share(share: float, left: Sequence[str], limit: float, target: str) -> None:
@@ -69,7 +74,7 @@ def _place(node: Node) -> str:
     """Return file and line of the user's code that a node came from, as far as torch kept it."""
     lines = [line.strip() for line in node.sourceRange().splitlines() if "): " in line]
     own = [line for line in lines if "/torch/" not in line]
-    return (own or lines or ["an unknown line"])[0].rpartition("/")[2]
+    return str((own or lines or ["an unknown line"])[0]).rpartition("/")[2]
 
 
 @contextmanager

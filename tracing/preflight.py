@@ -1,4 +1,4 @@
-"""What can be found wrong with a model before the compiler runs, from one run of the eager model."""
+"""What can be found wrong with a model before the compiler runs, from runs of the eager model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,9 @@ import torch
 
 from handlers.handler import Handler, as_tuple
 from tracing.errors import PreflightError
+from tracing.traps import Traps, find_traps
+
+__all__ = ["Traps", "find_traps", "name_outputs", "run_preflight"]
 
 
 def run_preflight(model: torch.nn.Module, handler: Handler, inputs: Sequence[torch.Tensor]) -> tuple[str, ...]:
@@ -44,7 +47,9 @@ def _find_weight_faults(model: torch.nn.Module) -> list[str]:
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
         faults.append(f"{training[0]} is in training mode; call eval() in build_model and do not call train() after it")
-    broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value.float()).all()]
+    broken = [name for name, value in model.named_parameters() if not torch.isfinite(value.float()).all()]
+    # Infinity in a buffer may be a mask's; NaN is nothing's.
+    broken += [name for name, value in model.named_buffers() if torch.isnan(value.float()).any()]
     if broken:
         faults.append(f"the weights {', '.join(broken[:5])} hold NaN or infinity; the checkpoint is broken")
     half = [name for name, value in model.named_parameters() if value.dtype == torch.float16]

@@ -179,7 +179,9 @@ def _find_bucket_faults(recipe: Recipe) -> list[str]:
         return [f"buckets is {recipe.buckets!r}, expected a list of dictionaries such as {{'sequence': 128}}"]
     faults = []
     if varying and not recipe.buckets:
-        faults.append(f"the dimension(s) {', '.join(sorted(varying))} vary: buckets must give at least one size of each")
+        faults.append(
+            f"the dimension(s) {', '.join(sorted(varying))} vary: buckets must give at least one size of each"
+        )
     for bucket in recipe.buckets:
         if set(bucket) != varying or not all(_is_count(size) for size in bucket.values()):
             expected = ", ".join(sorted(varying)) or "none, because no dimension varies"

@@ -1,4 +1,4 @@
-"""One variant, step by step: the recipe compiled for one target, verified, and certified under the chip's arithmetic."""
+"""One variant, step by step: compiled for one target, verified, and certified under the chip's arithmetic."""
 
 import os
 import tempfile
@@ -40,9 +40,8 @@ class Source:
 
 def build_variant(target: str, source: Source, folder: Path, *, cache: Path, progress: Progress) -> Variant:
     """Return the variant for ``target``, its files below ``folder``; raise the ``KitError`` of the step that failed."""
-    recipe, model = source.recipe, source.model
     items = collect_items(source)
-    names = run_preflight(model, source.handler, _stack(_first_real(items)))
+    names = run_preflight(source.model, source.handler, _stack(_first_real(items)))
     progress(f"preflight passed on {len(source.samples)} golden items; outputs: {', '.join(names)}")
     if target == "cpu":
         return _build_cpu(source, items, names, folder, progress)
@@ -144,7 +143,7 @@ def _build_chip(
             buckets = _load_modules(backend, folder, modules, options)
             figures = _verify(target, source, buckets, items, names, recipe.chip_tolerances, progress)
         else:
-            progress(f"{target}: no chip here to run the compiled modules on; verified by the emulated arithmetic alone")
+            progress(f"{target}: no chip here to run the compiled modules on; verified by emulated arithmetic alone")
     return Variant(
         target=target,
         emulated=emulated,

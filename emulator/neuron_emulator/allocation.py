@@ -25,12 +25,7 @@ def choose_cores(loads: Sequence[int], cores: int, *, start_nc: int = -1, nc_cou
 
 def _find_least_used(loads: Sequence[int], span: int) -> int:
     """Return the first core of the least-used range; among equals the lowest, so that models go up in linear order."""
-
-    def use(start: int) -> tuple[int, int, int]:
-        counts = loads[start : start + span]
-        return max(counts), sum(counts), start
-
-    return min(range(len(loads) - span + 1), key=use)
+    return min(range(len(loads) - span + 1), key=lambda start: sum(loads[start : start + span]))
 
 
 def _validate_start(start_nc: int, owned: int) -> None:
@@ -42,7 +37,7 @@ def _validate_start(start_nc: int, owned: int) -> None:
 
 
 def _read_span(cores: int, nc_count: int, start: int, owned: int) -> int:
-    """Return how many cores all copies together take."""
+    """Return how many cores the copies may take together."""
     if nc_count == -1:
         return cores
     if not cores <= nc_count <= owned - start:
@@ -50,4 +45,4 @@ def _read_span(cores: int, nc_count: int, start: int, owned: int) -> int:
             f"nc_count={nc_count}: expected -1 for one copy, or {cores} (the model's NeuronCores) to {owned - start} "
             f"(this process has {owned}, counted from {start})"
         )
-    return nc_count // cores * cores
+    return nc_count

@@ -65,7 +65,9 @@ def compiling() -> Iterator[None]:
         _compiling.on = before
 
 
-def load(neff: torch.Tensor, settings: torch.Tensor, *, start_nc: int = -1, nc_count: int = -1, again: bool = False) -> None:
+def load(
+    neff: torch.Tensor, settings: torch.Tensor, *, start_nc: int = -1, nc_count: int = -1, again: bool = False
+) -> None:
     """Load a packed graph on cores of this process, unless it is there already; ``again`` moves it."""
     model = _find(neff)
     with model.lock:

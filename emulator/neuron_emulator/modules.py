@@ -134,7 +134,7 @@ def compile_graph(
     separate_weights: bool = False,
     dynamic_batch: bool = False,
 ) -> NeuronSubgraph:
-    """Return ``function``, of flat tensors to a tuple of tensors, compiled for a chip ``family`` at the example's shapes.
+    """Return ``function``, of flat tensors to a tuple of tensors, compiled for ``family`` at the example's shapes.
 
     Runs the function once under the chip's arithmetic. Raises what tracing it raises.
     """

@@ -77,7 +77,10 @@ def is_packed_lstm(node: Any) -> bool:
 
 
 def find_lstm_warnings(nodes: list[Any]) -> list[str]:
-    """Return a warning for each LSTM whose packed output escapes (AWS docs: archive/torch-neuron/guides/torch-lstm-support.rst)."""
+    """Return a warning for each LSTM whose packed output escapes.
+
+    AWS docs: archive/torch-neuron/guides/torch-lstm-support.rst.
+    """
     escapes = [each for each in map(_escaping_packed_output, nodes) if each]
     return [
         'Operator "aten::lstm" consuming a PackedSequence input can only be supported when its corresponding '

@@ -7,12 +7,14 @@ Nodes that make no tensor (constants, lists, sizes) have no level; they are copi
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from neuron_emulator.modules import NeuronSubgraph, trace_outside
 
-Node, Value = Any, Any  # torch._C's own; it has no types for them
+# torch._C's own; it has no types for them.
+Node: TypeAlias = Any
+Value: TypeAlias = Any
 CompileGroup = Callable[[torch.nn.Module, tuple[torch.Tensor, ...], str], NeuronSubgraph | None]
 _GLUE = frozenset({"prim::NumToTensor"})  # a tensor that only holds a size
 
@@ -242,7 +244,10 @@ class _Segment(torch.nn.Module):
 
 
 def _make_segment(
-    group: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value], weights: dict[Value, tuple[str, torch.Tensor]]
+    group: Sequence[Node],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    weights: dict[Value, tuple[str, torch.Tensor]],
 ) -> torch.nn.Module:
     used = [value for value in weights if any(value in _find_tensors(node) for node in group)]
     copier = _Copier()
@@ -330,7 +335,11 @@ def _add_arguments(graph: Any, subgraph: NeuronSubgraph) -> tuple[list[Value]]:
 
 
 def _add_call(
-    copier: _Copier, subgraph: NeuronSubgraph, inputs: Sequence[Value], outputs: Sequence[Value], buffers: Sequence[Value]
+    copier: _Copier,
+    subgraph: NeuronSubgraph,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    buffers: Sequence[Value],
 ) -> None:
     graph, kind = copier.graph, torch._C.ListType(torch._C.TensorType.get())
     lists = []
@@ -342,4 +351,3 @@ def _add_call(
     call = graph.insertNode(graph.create(name, [lists[0], buffers[0], buffers[1], lists[1]], subgraph.count))
     for value, new in zip(outputs, call.outputs(), strict=True):
         copier.known[value] = new
-

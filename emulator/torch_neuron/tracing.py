@@ -15,9 +15,7 @@ from torch_neuron.operators import find_lstm_warnings, is_supported
 from torch_neuron.partitioning import Lowered, Plan, build_module, is_arithmetic, lower, plan_partition
 
 logger = logging.getLogger("Neuron")
-_NOTHING = (
-    "No operations were successfully partitioned and compiled to neuron for this model - aborting trace!"
-)
+_NOTHING = "No operations were successfully partitioned and compiled to neuron for this model - aborting trace!"
 
 
 class Optimization(enum.Enum):
@@ -63,7 +61,9 @@ def trace(
     half = Optimization.FLOAT32_TO_FLOAT16 in list(optimizations or [])
     module = _trace_eager(_Half(model) if half else model, inputs, kwargs)
     lowered = lower(module)
-    plan = _plan(model, lowered, subgraph_builder_function, minimum_segment_size, single_fusion_ratio_threshold, fallback)
+    plan = _plan(
+        model, lowered, subgraph_builder_function, minimum_segment_size, single_fusion_ratio_threshold, fallback
+    )
     _log_plan(lowered, plan)
     job = Job(
         args=tuple(compiler_args or ()),
@@ -124,9 +124,7 @@ class _Half(torch.nn.Module):
         )
 
 
-def _trace_eager(
-    model: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]
-) -> torch.jit.ScriptModule:
+def _trace_eager(model: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]) -> torch.jit.ScriptModule:
     return trace_quietly(model, inputs, **options)
 
 
@@ -163,7 +161,11 @@ def _plan(
 
 
 def _ask_builder(model: Any, lowered: Lowered, builder: Callable[[Any], bool]) -> set[Any]:
-    types = {name: type(module).__name__ for name, module in model.named_modules()} if hasattr(model, "named_modules") else {}
+    types = (
+        {name: type(module).__name__ for name, module in model.named_modules()}
+        if hasattr(model, "named_modules")
+        else {}
+    )
     answers: dict[str, bool] = {}
     chosen = set()
     for node in lowered.operators:

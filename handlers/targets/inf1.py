@@ -14,7 +14,16 @@ PACKAGE = "torch_neuron"
 # The compiler's own default casts all; documents disagree about it, so that it is always said.
 _FAST_MATH = {"all": "all", "matmult": "fp32-cast-matmult", "none": "none"}
 
-__all__ = ["check_options", "compile", "compiled_batch", "compiler_args", "core_kind", "cores_per_worker", "host_cores", "is_emulated"]
+__all__ = [
+    "check_options",
+    "compile",
+    "compiled_batch",
+    "compiler_args",
+    "core_kind",
+    "cores_per_worker",
+    "host_cores",
+    "is_emulated",
+]
 __all__ += ["load", "missing", "open_module", "places", "prepare", "versions"]
 
 
@@ -100,7 +109,7 @@ def open_module(path: Path) -> torch.jit.ScriptModule:
 
 
 def load(path: Path, specs: Sequence[TensorSpec], options: Dict[str, Any]) -> Callable[..., Outputs]:
-    """Return the compiled file, loaded on the leased cores, as a function of tensors that returns a tuple of tensors."""
+    """Return the compiled file, loaded on the leased cores, as a function of tensors that gives a tuple of them."""
     framework = neuron.import_framework(PACKAGE)
     module = open_module(path)
     parallel = int(options.get("data_parallel", 1))

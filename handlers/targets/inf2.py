@@ -1,4 +1,4 @@
-"""The target ``inf2``: AWS Inferentia 2 and Trainium 1, through torch-neuronx (or its emulator, which has the same interface)."""
+"""The target ``inf2``: AWS Inferentia 2 and Trainium 1, through torch-neuronx (or its emulator, alike outside)."""
 
 import warnings
 from pathlib import Path
@@ -15,7 +15,16 @@ PACKAGE = "torch_neuronx"
 _AUTO_CAST = {"all": ["--auto-cast", "all"], "matmult": ["--auto-cast", "matmult"], "none": ["--auto-cast", "none"]}
 _TARGET = ["--target", "inf2"]  # wanted where no device tells it; trn1 has the same cores and runs these modules
 
-__all__ = ["check_options", "compile", "compiled_batch", "compiler_args", "core_kind", "cores_per_worker", "host_cores", "is_emulated"]
+__all__ = [
+    "check_options",
+    "compile",
+    "compiled_batch",
+    "compiler_args",
+    "core_kind",
+    "cores_per_worker",
+    "host_cores",
+    "is_emulated",
+]
 __all__ += ["load", "missing", "open_module", "places", "prepare", "versions"]
 
 
@@ -103,7 +112,7 @@ def open_module(path: Path) -> torch.jit.ScriptModule:
 
 
 def load(path: Path, specs: Sequence[TensorSpec], options: Dict[str, Any]) -> Callable[..., Outputs]:
-    """Return the compiled file, loaded on the leased cores, as a function of tensors that returns a tuple of tensors."""
+    """Return the compiled file, loaded on the leased cores, as a function of tensors that gives a tuple of them."""
     framework = neuron.import_framework(PACKAGE)
     module = open_module(path)
     if options.get("separate_weights", False):

@@ -25,12 +25,13 @@ for line in sys.stdin:
 """
 
 
-# Runs a line in a forked child, which prints the exception that it gets.
+# Runs a line in a forked child, which prints how that went.
 IN_CHILD = """
 child = os.fork()
 if child == 0:
     try:
         {line}
+        print("ran", flush=True)
     except RuntimeError as exc:
         print(exc, flush=True)
     finally:
@@ -67,7 +68,7 @@ class Worker:
         return self._process.stdout.readline().strip()
 
     def run_in_child(self, line: str) -> str:
-        """Let a forked child of it run one line; return what that printed, or the exception's text."""
+        """Let a forked child of it run one line; return "ran" or the exception's text."""
         answer = self.run(f"exec({IN_CHILD.format(line=line)!r})")
         assert self._process.stdout.readline() == "done\n"
         return answer

@@ -1,12 +1,10 @@
-"""What the runtime does with models: memory, families, pipelines, threads, forks, faults, counts."""
+"""What the runtime does with models: memory, families, pipelines, threads, forks."""
 
 import os
-import shutil
 import threading
 import time
 
 import pytest
-from neuron_emulator import host
 from neuron_emulator.runtime import Need, describe_host, get_runtime, reset_runtime
 
 from tests.emulator.processes import Worker
@@ -83,6 +81,13 @@ def test_the_memory_of_a_core_can_be_set(monkeypatch):
     monkeypatch.setenv("NEURON_EMULATOR_MEMORY_GIB_PER_CORE", "0.5")
     with pytest.raises(RuntimeError, match="status=4"):
         get_runtime().load(need(gib=1))
+
+
+def test_a_model_can_be_loaded_on_several_cores_at_once():
+    """Contract 2.11: ``floor(nc_count / cores_per_model)`` copies, each a load of its own."""
+    copies = get_runtime().load(need(), nc_count=4)
+    assert [copy.cores for copy in copies] == [(0,), (1,), (2,), (3,)]
+    assert [core["loads"] for core in cores()] == [1, 1, 1, 1]
 
 
 def test_copies_that_do_not_all_fit_leave_none():
@@ -170,127 +175,6 @@ def overlap(runtime, *copies) -> int:
     return max(most)
 
 
-def test_executions_are_counted_for_their_core():
-    """Executions, bytes, items and padding per core: what a chip would care about."""
-    runtime = get_runtime()
-    [copy] = runtime.load(need(gib=1), start_nc=2)
-    assert [runtime.execute(copy, lambda: "result", **TRAFFIC) for _ in range(2)] == ["result"] * 2
-    found = cores()[2]
-    assert (found["pid"], found["loads"], found["executions"]) == (os.getpid(), 1, 2)
-    assert (found["bytes_in"], found["bytes_out"], found["items"], found["padded"]) == (8, 16, 6, 2)
-    assert found["memory_bytes"] == GIB
-    assert describe_host()["processes"][0]["outcomes"] == {"completed": 2}
-
-
-def test_a_pipeline_moves_its_bytes_once():
-    """Each core of a pipeline executes; the input is moved to the first."""
-    runtime = get_runtime()
-    [copy] = runtime.load(need(cores=2))
-    runtime.execute(copy, lambda: None, **TRAFFIC)
-    assert [(core["executions"], core["items"]) for core in cores()] == [(1, 3), (1, 0), (0, 0), (0, 0)]
-
-
-def test_a_numerical_error_is_counted_as_such(capfd):
-    """Contract 7.1, 4.6: ``completed_with_num_err``, ``INFER_ERROR_SUBTYPE_NUMERICAL``."""
-    runtime = get_runtime()
-    [copy] = runtime.load(need())
-    runtime.execute(copy, lambda: None, **TRAFFIC)
-    runtime.count_numerical_error(copy)
-    process = describe_host()["processes"][0]
-    assert process["outcomes"] == {"completed": 0, "completed_with_num_err": 1}
-    assert process["errors"] == {"numerical": 1}
-    assert "INFER_ERROR_SUBTYPE_NUMERICAL" in capfd.readouterr().err
-
-
-def test_an_execution_that_raises_is_counted():
-    """Contract 7.1: ``completed_with_err``; the core is free for the next."""
-    runtime = get_runtime()
-    [copy] = runtime.load(need())
-    with pytest.raises(ZeroDivisionError):
-        runtime.execute(copy, lambda: 1 / 0, **TRAFFIC)
-    runtime.execute(copy, lambda: None, **TRAFFIC)
-    assert describe_host()["processes"][0]["outcomes"] == {"completed": 1, "completed_with_err": 1}
-
-
-@pytest.mark.parametrize(
-    ("fault", "message", "log", "outcome"),
-    [
-        ("timeout", "status=5 message=Timeout Exceeded", "NMGR:dlr_infer", "timed_out"),
-        ("nan", "status=1003 message=Numerical Error", "INFER_ERROR_SUBTYPE_NUMERICAL", "completed_with_num_err"),
-        ("oob", "status=1006 message=Execution Out-Of-Bounds Memory Access", "err: 1006", "completed_with_err"),
-        ("hw", "status=6 message=Hardware Error", "err: 6", "completed_with_err"),
-    ],
-)
-def test_faults_of_an_execution_can_be_injected(monkeypatch, capfd, fault, message, log, outcome):
-    """Contract 4.4, 11: ``Failed to execute the model status=<n> message=<text>``."""
-    runtime = get_runtime()
-    [copy] = runtime.load(need())
-    monkeypatch.setenv("NEURON_EMULATOR_FAULT", fault)
-    with pytest.raises(RuntimeError) as caught:
-        runtime.execute(copy, lambda: None, **TRAFFIC)
-    assert str(caught.value) == f"Failed to execute the model {message}"
-    assert log in capfd.readouterr().err
-    assert describe_host()["processes"][0]["outcomes"] == {outcome: 1}
-
-
-def test_a_timeout_is_logged_with_the_device_and_the_limit(monkeypatch, capfd):
-    """Contract 4.1, 4.6: ``inference timeout (600000 ms) on Neuron Device 0 NC 0, waiting for ...``, then err: 5."""
-    monkeypatch.setenv("NEURON_RT_EXEC_TIMEOUT", "600")
-    monkeypatch.setenv("NEURON_EMULATOR_FAULT", "timeout")
-    runtime = get_runtime()
-    with pytest.raises(RuntimeError):
-        runtime.execute(runtime.load(need())[0], lambda: None, **TRAFFIC)
-    log = capfd.readouterr().err
-    assert (
-        "(FATAL-RT-UNDEFINED-STATE) inference timeout (600000 ms) on Neuron Device 0 NC 0, "
-        "waiting for execution completion notification\n"
-    ) in log
-    assert log.endswith("Inference completed with err: 5\n")
-
-
-def test_memory_can_be_made_to_run_out(monkeypatch):
-    """Contract 11: failure injection (OOM)."""
-    monkeypatch.setenv("NEURON_EMULATOR_FAULT", "oom")
-    with pytest.raises(RuntimeError, match="status=4 message=Allocation Failure"):
-        get_runtime().load(need())
-
-
-@pytest.mark.parametrize(
-    ("environ", "log"),
-    [
-        ({"NEURON_EMULATOR_INSTANCE": ""}, "TDRV:tdrv_get_dev_info                      No neuron device available"),
-        (
-            {"NEURON_EMULATOR_FAULT": "driver-missing"},
-            "NRT:nrt_init                                Unable to determine Neuron Driver version. "
-            "Please check aws-neuron-dkms package is installed.",
-        ),
-        (
-            {"NEURON_EMULATOR_FAULT": "driver-old"},
-            "This runtime requires Neuron Driver version 2.0 or greater. Please upgrade aws-neuron-dkms package.",
-        ),
-        ({"NEURON_EMULATOR_DRIVER_VERSION": "1.5"}, "This runtime requires Neuron Driver version 2.0 or greater."),
-        ({"NEURON_EMULATOR_DRIVER_VERSION": "2.25.1"}, "No neuron device available"),
-    ],
-)
-def test_a_host_without_device_or_driver_does_not_start(monkeypatch, capfd, environ, log):
-    """Contract 4.4, 4.6, trap 22: the exception is one, the reason is in the log; inf1 needs a driver up to 2.24."""
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(RuntimeError, match=r"The PyTorch Neuron Runtime could not be initialized\."):
-        get_runtime()
-    assert log in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("instance", "version"), [("inf1.xlarge", "2.24.13.0"), ("inf2.xlarge", "2.26"), ("inf1.xlarge", "2")]
-)
-def test_a_suitable_driver_starts(monkeypatch, instance, version):
-    """Contract 0.4: the last driver for inf1 is 2.24; inf2 has no such end."""
-    monkeypatch.setenv("NEURON_EMULATOR_INSTANCE", instance)
-    monkeypatch.setenv("NEURON_EMULATOR_DRIVER_VERSION", version)
-    assert get_runtime().cores
-
-
 def test_a_forked_child_can_neither_execute_nor_load():
     """Contract 4.6, 4.7: after ``fork`` the child cannot execute; the log says NRT_STATE_CHILD."""
     with Worker() as worker:
@@ -326,37 +210,3 @@ def test_a_closed_runtime_refuses_its_models():
         runtime.execute(copy, lambda: None, **TRAFFIC)
     with pytest.raises(RuntimeError, match="status=3"):
         get_runtime().execute(copy, lambda: None, **TRAFFIC)
-
-
-def test_the_record_is_read_by_other_processes():
-    """The host's record has each living process, its models and its counts."""
-    with Worker(NEURON_RT_NUM_CORES="2", NEURON_PROCESS_TAG="w7") as worker:
-        worker.run("copy = get_runtime().load(Need('m', 'inf1', 2, 8))[0]")
-        worker.run("get_runtime().execute(copy, int, bytes_in=1, bytes_out=2, items=3, padded=1)")
-        deadline = time.monotonic() + 10
-        while not cores()[0]["executions"] and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert [core["executions"] for core in cores()] == [1, 1, 0, 0]
-        [process] = describe_host()["processes"]
-    assert (process["pid"], process["tag"], process["cores"]) == (worker.pid, "w7", (0, 1))
-    assert (process["loads"], process["memory_bytes"], process["instance"]) == (1, 16, "inf1.xlarge")
-    assert [(model["name"], model["cores"]) for model in process["models"]] == [("m", [0, 1])]
-
-
-def test_the_record_of_a_dead_process_is_removed(tmp_path):
-    """A killed process is not reported, and its file goes."""
-    folder = tmp_path / "host"
-    with Worker(NEURON_EMULATOR_FOLDER=str(folder)) as worker:
-        worker.kill()
-    assert (folder / "record-0.json").exists()
-    environ = {"NEURON_EMULATOR_FOLDER": str(folder), "NEURON_EMULATOR_INSTANCE": "inf1.xlarge"}
-    assert host.describe_host(environ)["processes"] == []
-    assert not list(folder.glob("record-*"))
-
-
-def test_the_whole_folder_may_vanish():
-    """A request does not fail because the counts cannot be written."""
-    runtime = get_runtime()
-    [copy] = runtime.load(need())
-    shutil.rmtree(describe_host()["folder"])
-    assert runtime.execute(copy, lambda: 7, **TRAFFIC) == 7

@@ -129,7 +129,7 @@ def test_an_emulated_host_has_the_target_of_its_instance(
 def test_claiming_cores_names_them_before_the_framework(
     monkeypatch: pytest.MonkeyPatch, leased: tuple[int, ...], expected: str
 ) -> None:
-    """Contract 4.1: the exact list, and no count beside it that the image may have set; a missing framework is named."""
+    """Contract 4.1: the exact list, and no count beside it, as an image may set; a missing framework is named."""
     import os
 
     monkeypatch.setenv("NEURON_RT_NUM_CORES", "1")
