@@ -85,7 +85,7 @@ def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str],
     handler = _make_handler(loaded)
     model = build_model(loaded)
     samples = [sample for golden, body in bodies for sample in _preprocess_golden(handler, golden, body)]
-    source = Source(recipe, model, handler, samples)
+    source = Source(recipe, model, handler, samples, handler_file(recipe, loaded.folder))
     cache = folder.parent / ".compiled"
     variants = tuple(build_variant(name, source, folder, cache=cache, progress=progress) for name in target_names)
     golden = _answer_golden(model, handler, bodies, loaded, variants[0])

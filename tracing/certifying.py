@@ -17,6 +17,9 @@ from tracing.recipe import Tolerances
 _WORST = 5  # layers that a certificate names
 _LAYER_ITEMS = 4  # items that layers are measured on: each takes a run of every layer by itself
 _END = 3  # last layers that a failure is tried without, to name those that cause it
+# Of an output's spread: values nearer to one another than this are a tie, whose winner is chance. bf16 keeps 8 binary
+# digits. The spread and not the magnitude: a constant that is added to all scores must not excuse what it drowns.
+_TIE = 2.0**-7
 _SHOWN = 6  # faults, and items, that a message names
 
 
@@ -27,8 +30,9 @@ class Certificate:
     arithmetic: dict[str, Any]  # the types, as the emulator's ``Arithmetic`` has them
     thresholds: Tolerances
     compared: int  # items
-    flips: tuple[int, ...]  # numbers of the items whose largest output is another
-    top1: float  # share of outputs whose largest value is in the same place
+    flips: tuple[int, ...]  # numbers of the items whose largest output is another, and not by a tie
+    ties: tuple[int, ...]  # numbers of the items where it is another, as near to the first as the type can tell
+    top1: float  # share of outputs whose largest value is in the same place, or tied
     least_cosine: float
     largest_error: float  # absolute
     largest_relative_error: float  # over the largest magnitude of that output
@@ -57,6 +61,7 @@ class Certificate:
             "arithmetic": dict(self.arithmetic),
             "figures": self.figures(),
             "flipped_items": list(self.flips),
+            "tied_items": list(self.ties),
             "thresholds": dataclasses.asdict(self.thresholds),
             "worst_layers": layers,
             "kept_on_cpu": list(self.kept_on_cpu),
@@ -124,6 +129,7 @@ class _Comparison:
     compared: int = 0
     ranked: int = 0
     flips: list[int] = field(default_factory=list)
+    ties: list[int] = field(default_factory=list)
     least_cosine: float = 1.0
     largest_error: float = 0.0
     largest_relative_error: float = 0.0
@@ -158,7 +164,7 @@ class _Comparison:
         if one.numel() > 1:
             self.ranked += 1
             if int(one.argmax()) != int(other.argmax()):
-                self.flips.append(index)
+                (self.ties if is_tie(one, other) else self.flips).append(index)
             if bool(one.any()):
                 self.least_cosine = min(self.least_cosine, float(torch.nn.functional.cosine_similarity(one, other, 0)))
 
@@ -175,6 +181,7 @@ class _Comparison:
             thresholds=self.tolerances,
             compared=self.compared,
             flips=tuple(self.flips),
+            ties=tuple(self.ties),
             top1=self.top1,
             least_cosine=self.least_cosine,
             largest_error=self.largest_error,
@@ -204,6 +211,12 @@ class _Comparison:
             faults.append(f"probabilities sum up to 1 only within {self.probability_error:.3g}")
         more = [f"and {len(self.faults) - _SHOWN} more"] if len(self.faults) > _SHOWN else []
         return faults + self.faults[:_SHOWN] + more
+
+
+def is_tie(exact: torch.Tensor, found: torch.Tensor) -> bool:
+    """Whether the place that ``found`` has its largest value in is, in ``exact``, as good as the first one."""
+    lost = float(exact.max() - exact.flatten()[int(found.argmax())])
+    return lost <= _TIE * float(exact.max() - exact.min())
 
 
 def _find_end(

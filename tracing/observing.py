@@ -53,7 +53,8 @@ def observe_run(
     break the tracing of the whole. Raises what the model raises.
     """
     observer = _Observer(inputs, set(keep_on_cpu))
-    with torch.no_grad(), observer.following(model), observer:
+    # Not no_grad: that would show operators such as _pad_packed_sequence only in their parts.
+    with torch.inference_mode(), observer.following(model), observer:
         outputs = model(*inputs)
     return list(dict.fromkeys(observer.events)), outputs
 
@@ -89,6 +90,9 @@ class _Observer(TorchDispatchMode):
         derived = any(_address(each) in self.derived for each in given)
         for kind in self._judge_call(name, given, args, derived):
             self._note(kind, name)
+        if func._can_decompose():
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         outputs = func(*args, **(kwargs or {}))
         made = [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
         if name == "_pack_padded_sequence" and _address(args[1]) not in self.derived:

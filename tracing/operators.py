@@ -38,11 +38,11 @@ def measure_cpu_share(model: torch.nn.Module, inputs: Sequence[torch.Tensor], co
     with _quiet(), torch.no_grad():
         eager = torch.jit.trace(TupleModel(model), tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     operators = list(_walk(eager.inlined_graph))
-    left = Counter(node.kind() for node in _walk(compiled.inlined_graph))
+    left = Counter(_name(node) for node in _walk(compiled.inlined_graph))
     named = []
     for kind, count in sorted(left.items()):
         # Saved modules hold no lines, for they would hold the paths of the build machine; the eager trace knows them.
-        places = sorted({_place(node) for node in operators if node.kind() == kind}) or ["a line of the framework's"]
+        places = sorted({_place(node) for node in operators if _name(node) == kind}) or ["a line of the framework's"]
         named.append(f"{kind} at {', '.join(places[:4])}" + (f" ({count} times)" if count > 1 else ""))
     return min(1.0, sum(left.values()) / max(1, len(operators))), named
 
@@ -68,6 +68,11 @@ def _walk(graph: Any) -> Iterator[Node]:
             yield node
         for block in node.blocks():
             yield from _walk(block)
+
+
+def _name(node: Node) -> str:
+    """Return the operator's name without what compilers change in it: spelling of special functions, in-place forms."""
+    return "aten::" + str(node.kind()).removeprefix("aten::").removeprefix("special_").removesuffix("_")
 
 
 def _place(node: Node) -> str:

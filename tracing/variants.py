@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handlers import cores, targets
+from handlers import cores, neuron, targets
 from handlers.artifact import Module, Variant
 from handlers.batching import choose_bucket, pad_sample
 from handlers.handler import Handler, Tensors
@@ -36,6 +36,7 @@ class Source:
     model: torch.nn.Module  # eager, in eval mode
     handler: Handler
     samples: Sequence[Any]  # the preprocessed items of the golden requests; Any: arrays or tensors
+    handler_file: Path | None = None  # of the user's own handler
 
 
 def build_variant(target: str, source: Source, folder: Path, *, cache: Path, progress: Progress) -> Variant:
@@ -201,7 +202,7 @@ def _find_traps(
     worker_cores: int,
     progress: Progress,
 ) -> None:
-    from tracing.preflight import find_traps
+    from tracing.traps import find_traps
 
     available = len(targets.get_target(target).host_cores())
     faults = []
@@ -217,6 +218,9 @@ def _find_traps(
         options=options,
         batch_sizes=source.recipe.batch_sizes,
         keep_on_cpu=source.recipe.keep_on_cpu,
+        buckets=len(items),
+        instance=_emulated_instance(),
+        handler=source.handler_file,
     )
     for warning in found.warnings:
         progress(f"note: {warning}")
@@ -312,6 +316,15 @@ def _environment(registry: str) -> Iterator[None]:
         for name in names:
             os.environ.pop(name, None)
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _emulated_instance() -> Any:
+    """Return the emulated instance, whose memory and cores are known; Any: its class is the emulator's."""
+    if neuron.INSTANCE_VARIABLE not in os.environ:
+        return None
+    from neuron_emulator.instances import current_instance
+
+    return current_instance()
 
 
 def _first_real(items: Sequence[Sequence[Tensors]]) -> Sequence[Tensors]:

@@ -1,11 +1,13 @@
 """How items are spread over compiled batches: all of them, in order, with the least padding that sizes allow."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.batching import pad_batch, plan_batches
+from handlers.artifact import TensorSpec
+from handlers.batching import choose_bucket, pad_batch, pad_sample, plan_batches
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,35 @@ def test_a_full_batch_is_not_copied():
     """A batch that needs no padding is handed on as it is."""
     tensor = torch.ones(4, 2)
     assert pad_batch(tensor, 4) is tensor
+
+
+BUCKETS = [[TensorSpec("ids", "int64", (1, size)), TensorSpec("mask", "int64", (1, size))] for size in (4, 8, 16)]
+
+
+@pytest.mark.parametrize(("length", "expected"), [(0, 0), (4, 0), (5, 1), (16, 2), (17, None)])
+def test_the_smallest_bucket_that_holds_an_item_is_chosen(length, expected):
+    """Arrays and tensors alike; none for an item that is longer than all."""
+    assert choose_bucket([np.zeros(length), torch.zeros(length)], BUCKETS) == expected
+
+
+def test_every_input_and_dimension_must_fit():
+    """A picture that is short and wide does not fit into the tall and narrow bucket."""
+    buckets = [[TensorSpec("image", "float32", (1, 3, *size))] for size in ((64, 16), (16, 64), (64, 64))]
+    assert choose_bucket([np.zeros((3, 10, 60))], buckets) == 1
+    assert choose_bucket([np.zeros((3, 20, 20))], buckets) == 2
+    assert choose_bucket([np.zeros((1, 3, 10, 10))], buckets) is None
+
+
+def test_a_dimension_without_a_size_holds_everything():
+    """What the eager model takes, for golden answers."""
+    assert choose_bucket([np.zeros(99)], [[TensorSpec("x", "float32", (1, -1))]]) == 0
+
+
+@pytest.mark.parametrize("make", [np.ones, torch.ones])
+def test_an_item_is_padded_with_zeros_at_the_end(make):
+    """In every dimension, in its own type; one that fits is left as it is."""
+    spec = TensorSpec("image", "float32", (1, 3, 4))
+    (padded,) = pad_sample([make((2, 3))], [spec])
+    assert np.array_equal(np.asarray(padded), [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]])
+    whole = make((3, 4))
+    assert pad_sample([whole], [spec])[0] is whole

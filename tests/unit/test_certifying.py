@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tracing.arithmetic import load_arithmetic
+from tracing.arithmetic import computing_as_chip, load_arithmetic
 from tracing.certifying import certify
 from tracing.errors import RecipeError, VerificationError
 from tracing.layers import measure_layers, relative_error
@@ -79,6 +79,33 @@ def test_a_planted_model_fails_with_the_layer_and_the_way_out():
     assert "end " in text
     assert "the error arises at the end: with keep_on_cpu=('end',) it is within tolerance" in text
     assert "targets['inf1'] = {'cast': 'matmult'}" in text
+
+
+class Fixed(torch.nn.Module):
+    """Scores that do not depend on the request."""
+
+    def __init__(self, *scores):
+        super().__init__()
+        self.scores = torch.nn.Parameter(torch.tensor([scores]))
+
+    def forward(self, features):
+        return self.scores * 1.0
+
+
+def test_a_tie_is_no_flip():
+    """Two scores that bf16 cannot tell apart: which one wins says nothing about the model."""
+    found = run(Fixed(0.0, 1.0, 1.001, -1.0))
+    assert found.flips == ()
+    assert found.ties == tuple(range(16))
+    assert found.top1 == 1.0
+
+
+def test_a_constant_excuses_no_flip():
+    """The same magnitude, but all of what tells the scores apart is lost."""
+    with pytest.raises(
+        VerificationError, match=r"another for 16 of 16 \(items 0, 1, 2, 3, 4, 5, ...\): top-1 agreement 0.0"
+    ):
+        run(Fixed(256.0, 256.4, 256.5, 255.9))
 
 
 def test_the_planted_model_passes_with_its_end_kept_out():
@@ -205,6 +232,24 @@ def test_errors_are_relative_to_the_largest_magnitude(exact, found, error):
     assert relative_error(torch.tensor(exact), torch.tensor(found)) == error
 
 
+def test_encoder_layers_are_seen_step_by_step():
+    """torch computes one in eval mode as a single operator, a chip does not; the setting is put back."""
+    torch.manual_seed(0)
+    layer, item = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.randn(1, 5, 8)
+    seen = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    with Watch(), computing_as_chip(layer, settings("bf16", "bf16")):
+        layer(item)
+    assert "aten::_softmax" in seen
+    assert "aten::_transformer_encoder_layer_fwd" not in seen
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_unknown_compiler_flags_are_a_fault_of_the_recipe():
     """With the values there are."""
     with pytest.raises(RecipeError, match="compiler_args: --fast-math fp8: unknown value, expected one of all, none"):
@@ -214,7 +259,7 @@ def test_unknown_compiler_flags_are_a_fault_of_the_recipe():
 def test_the_arithmetic_comes_without_the_frameworks():
     """Finding it must not make torch_neuron importable: that would be the emulator, unasked for."""
     code = (
-        "from tracing.arithmetic import load_arithmetic; import importlib.util as u; a = load_arithmetic(); "
+        "from tracing.arithmetic import computing_as_chip, load_arithmetic; import importlib.util as u; a = load_arithmetic(); "
         "print(a.from_flags('inf1', []).matmul, u.find_spec('torch_neuron'), u.find_spec('torch_neuronx'))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from handlers import artifact, cores
 from handlers.cores import Lease
-from handlers.errors import BadRequest, BrokenArchive, GoldenMismatch, KitError, ModelError, ModelUnusable, NoTarget
+from handlers.errors import (
+    BadRequest,
+    BrokenArchive,
+    GoldenMismatch,
+    KitError,
+    ModelError,
+    ModelUnusable,
+    NoTarget,
+    TooLarge,
+)
+from handlers.handler import Handler
 from handlers.payloads import INSTANCES, PLAIN, TENSORS, Payload
 from handlers.worker import Bucket, Worker, choose_variant, find_difference, make_handler, start_worker
 from tests.fakes import Echo, make_picture, run_model
@@ -257,3 +267,41 @@ def test_golden_answers_are_compared_with_tolerance(expected, found, same):
 def test_a_difference_says_where():
     """The message leads to the place in the answer."""
     assert find_difference({"a": [1.0, 2.0]}, {"a": [1.0, 3.0]}, 0.5) == "answer['a'][1] is 3, expected 2 within 0.5"
+
+
+class Lengths(Handler):
+    """Takes lists of ones; answers their sum, and how long the compiled input was."""
+
+    def preprocess(self, item):
+        return (torch.ones(item),)
+
+    def postprocess(self, outputs):
+        return [float(outputs[0]), float(outputs[1])]
+
+
+def measure_rows(batch):
+    """The sum and the length of each row."""
+    return batch.sum(1), torch.full((len(batch),), batch.shape[1])
+
+
+def make_bucket_worker() -> Worker:
+    """A worker with inputs of four and of eight."""
+    specs = [(artifact.TensorSpec("x", "float32", (1, size)),) for size in (4, 8)]
+    modules = tuple(artifact.Module(1, "", spec, {"length": spec[0].shape[1]}) for spec in specs)
+    variant = dataclasses.replace(make_record().variants[0], modules=modules)
+    buckets = [Bucket(spec, dict.fromkeys((1, 2), measure_rows)) for spec in specs]
+    return Worker(make_record(), variant, Lengths({}, specs[0]), buckets, Lease((), 0, []), [])
+
+
+def test_items_run_in_the_smallest_bucket_that_holds_them():
+    """Grouped by bucket within a batch, answered in their order, padding without effect on the sum."""
+    answers = make_bucket_worker().answer(plain(3, 8, 1, 5, 4))
+    assert answers == [[3, 4], [8, 8], [1, 4], [5, 8], [4, 4]]
+
+
+def test_an_item_larger_than_every_bucket_fails_alone():
+    """The message says what was found and what the largest bucket holds."""
+    first, second = make_bucket_worker().answer(plain(9, 2))
+    assert isinstance(first, TooLarge)
+    assert "found x [9], the largest holds {'length': 8}" in str(first)
+    assert second == [2, 4]
