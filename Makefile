@@ -8,6 +8,8 @@ LOG ?=
 TOKEN ?=
 WORKERS ?=
 TARGET ?=
+EMULATE ?=
+INSTANCE ?=
 WAIT ?=
 FILE ?=
 DATA ?= ../shared/data/cifar10_jpeg.npz
@@ -16,7 +18,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/torchserve-neuron
 # The archive of MODEL, built if it is missing or out of date.
-ARCHIVE = archive="$$($(RUN) mar "$$MODEL" $(if $(TARGET),--target "$$TARGET"))"
+ARCHIVE = archive="$$($(RUN) mar "$$MODEL" $(CHIP))"
+# What to build for, and whether on an emulated chip.
+EMULATION = $(if $(filter-out 0,$(EMULATE)),--emulate) $(if $(INSTANCE),--instance "$(INSTANCE)")
+CHIP = $(if $(TARGET),--target "$$TARGET") $(EMULATION)
 # One hash over what decides the environment, this folder's path included: a second run compares it and installs nothing.
 STAMP := $(VENV)/.installed-$(shell { pwd -P; cat requirements.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
 STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
@@ -37,24 +42,24 @@ $(STAMP):
 $(STAMP_DEV): $(STAMP)
 	@scripts/make-venv $(VENV) "$@" requirements.txt requirements-dev.txt
 
-mar: venv ## build model_store/NAME.mar, if it is missing or out of date (MODEL=, TARGET=)
-	@$(RUN) mar "$$MODEL" $(if $(TARGET),--target "$$TARGET")
+mar: venv ## build model_store/NAME.mar, if it is missing or out of date (MODEL=, TARGET=, EMULATE=1)
+	@$(RUN) mar "$$MODEL" $(CHIP)
 
-trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, TARGET=)
-	@$(RUN) trace "$$MODEL" $(if $(TARGET),--target "$$TARGET")
+trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, TARGET=, EMULATE=1)
+	@$(RUN) trace "$$MODEL" $(CHIP)
 
 check: venv ## run the archive of MODEL= in a clean interpreter and replay its golden requests
-	@$(ARCHIVE) && $(RUN) check "$$archive"
+	@$(ARCHIVE) && $(RUN) check "$$archive" $(EMULATION)
 
 inspect: venv ## print what is inside the archive of MODEL=
 	@$(ARCHIVE) && $(RUN) inspect "$$archive"
 
 predict: venv ## answer the request in FILE= from the archive of MODEL=, without a server
 	@test -n "$$FILE" || { echo "error: say which request: make predict MODEL=$$MODEL FILE=picture.png" >&2; exit 1; }
-	@$(ARCHIVE) && $(RUN) predict "$$archive" "$$FILE"
+	@$(ARCHIVE) && $(RUN) predict "$$archive" "$$FILE" $(EMULATION)
 
-serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, PORT=, WORKERS=, LOG=info, TOKEN=1, WAIT=seconds)
-	@$(RUN) serve "$$MODEL" $(if $(TARGET),--target "$$TARGET") $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
+serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, PORT=, WORKERS=, TARGET=, EMULATE=1, INSTANCE=, ...)
+	@$(RUN) serve "$$MODEL" $(CHIP) $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
 	  $(if $(filter-out 0,$(TOKEN)),--token) $(if $(WORKERS),--workers "$(WORKERS)") $(if $(WAIT),--wait "$(WAIT)")
 
 stop: venv ## stop the server of that PORT=, and no other

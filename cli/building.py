@@ -27,7 +27,7 @@ def register(subparsers: _Subparsers) -> None:
     ):
         parser = subparsers.add_parser(name, help=text, description=text)
         parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
-        parser.add_argument("--target", default="cpu", help="cpu (default); several, best first: inf1,cpu")
+        add_target(parser)
         parser.add_argument("--force", action="store_true", help="build even if nothing changed")
         add_folders(parser)
         parser.set_defaults(run=run)
@@ -42,6 +42,8 @@ def register(subparsers: _Subparsers) -> None:
             parser.add_argument(
                 "requests", metavar="REQUEST", type=Path, nargs="+", help="a file with a request's body"
             )
+        if name != "inspect":
+            add_emulation(parser)
         if name == "inspect":
             parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
         parser.set_defaults(run=run)
@@ -83,6 +85,7 @@ def _write(model: str, folder: Path, archive: Path, record: Record) -> Record:
 
 
 def _trace(options: argparse.Namespace) -> int:
+    emulate(options)
     from tracing import building
     from tracing.loading import load_recipe
 
@@ -104,6 +107,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _mar(options: argparse.Namespace) -> int:
+    emulate(options)
     existed = _modified(options)
     archive = ensure_archive(
         options.model, options.target, store=options.store, build=options.build, force=options.force
@@ -122,6 +126,7 @@ def _modified(options: argparse.Namespace) -> int | None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    emulate(options)
     from tracing import checking
 
     record = checking.check_archive(options.archive, progress=report)
@@ -142,6 +147,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    emulate(options)
     from tracing import checking
 
     missing = [str(path) for path in options.requests if not path.is_file()]
@@ -213,6 +219,29 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     store = Path(os.environ.get("MODEL_STORE", ROOT / "model_store"))
     parser.add_argument("--store", type=Path, default=store, help="folder of the archive (default: model_store)")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "artifacts", help="folder of artifacts")
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to build for, and whether on an emulated chip."""
+    parser.add_argument("--target", default="cpu", help="cpu (default), inf1, inf2; several, best first: inf1,cpu")
+    add_emulation(parser)
+
+
+def add_emulation(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ask for the emulator."""
+    parser.add_argument("--emulate", action="store_true", help="emulate the chip on this processor")
+    parser.add_argument("--instance", help="instance type to emulate, such as inf1.6xlarge (default: the smallest)")
+
+
+def emulate(options: argparse.Namespace) -> None:
+    """Ask for the emulator if the options do."""
+    if options.emulate:
+        from serving.emulation import enable_emulation
+
+        instance = enable_emulation(options.instance, getattr(options, "target", "").split(","))
+        report(f"EMULATED: {instance}; no chip computes anything here")
+    elif options.instance:
+        raise KitError("--instance says what to emulate; add --emulate (EMULATE=1)")
 
 
 def report(text: str) -> None:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from cli.building import ROOT, add_folders, ensure_archive, report
+from cli.building import ROOT, add_folders, add_target, emulate, ensure_archive, report
 
 _Subparsers = Any  # argparse's own type for this is private
 _MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
@@ -18,10 +18,10 @@ def register(subparsers: _Subparsers) -> None:
     text = "build the archive if it is out of date, start TorchServe, and wait for a true answer"
     parser = subparsers.add_parser("serve", help=text, description=text)
     parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
-    parser.add_argument("--target", default="cpu", help="cpu (default)")
+    add_target(parser)
     parser.add_argument("--log", choices=("warn", "info"), default="warn", help="what TorchServe logs")
     parser.add_argument("--token", action="store_true", help="switch token authorisation on")
-    parser.add_argument("--workers", type=int, default=0, help="default: one for each processor")
+    parser.add_argument("--workers", type=int, default=0, help="default: one for each processor, or as many as the host's NeuronCores hold")
     parser.add_argument("--wait", type=float, default=90.0, help="seconds until the model must answer (default: 90)")
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's settings")
     add_folders(parser)
@@ -47,6 +47,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
+    emulate(options)
     ensure_startable(options.port)
     archive = ensure_archive(options.model, options.target, store=options.store, build=options.build)
     record = read_archive_record(archive)
@@ -59,7 +60,8 @@ def _serve(options: argparse.Namespace) -> int:
         wait=options.wait,
     )
     served = start(archive, record, settings, progress=report)
-    print(f"{record.name} {record.version} answers {record.golden[0].name}:")
+    emulated = f", EMULATED ({served.reply.emulated})" if served.reply.emulated else ""
+    print(f"{record.name} {record.version} answers {record.golden[0].name}{emulated}:")
     print(served.reply.text)
     print("Repeat it:")
     print(f"  {curl_line(served.client, record.name, record.golden[0], served.file)}")

@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from handlers.errors import NoCores
 
@@ -122,6 +122,11 @@ def bind_process(cpus: Sequence[int]) -> None:
             os.sched_setaffinity(int(thread), cpus)
         except ProcessLookupError:
             continue  # it ended meanwhile
+
+
+def free_ranges(host_cores: Sequence[int], count: int, held: Collection[int]) -> List[Tuple[int, ...]]:
+    """Return the ranges that leases of ``count`` cores could take while the cores ``held`` are taken."""
+    return [group for group in _aligned_ranges(host_cores, count) if not set(group) & set(held)]
 
 
 def _aligned_ranges(host_cores: Sequence[int], count: int) -> List[Tuple[int, ...]]:

@@ -19,7 +19,7 @@ from handlers.handler import as_tuple
 
 # Names the instance that the emulator stands in for; set by EMULATE=1.
 INSTANCE_VARIABLE = "NEURON_EMULATOR_INSTANCE"
-_DEVICES, _SYSFS = "/dev/neuron[0-9]*", "/sys/devices/virtual/neuron_device/neuron[0-9]*"
+DEVICES, _SYSFS = "/dev/neuron[0-9]*", "/sys/devices/virtual/neuron_device/neuron[0-9]*"
 _TOOLS = "/opt/aws/neuron/bin"  # where AWS's packages put neuron-ls
 _CORES_PER_CHIP = {"inf1": 4, "inf2": 2}  # AWS docs: about-neuron/arch/neuron-hardware/{inf1,inf2}-arch.rst
 _CASTS = ("all", "matmult", "none")
@@ -32,7 +32,7 @@ Outputs = Tuple[torch.Tensor, ...]
 
 def find_missing(family: str, package: str, *, emulated: bool) -> Optional[str]:
     """Return why a variant for ``family``, "inf1" or "inf2", cannot be used on this host, or None."""
-    devices, instance = sorted(glob(_DEVICES)), os.environ.get(INSTANCE_VARIABLE)
+    devices, instance = sorted(glob(DEVICES)), os.environ.get(INSTANCE_VARIABLE)
     if emulated:
         return _find_missing_emulator(family, package, devices, instance)
     if instance is not None:
@@ -96,7 +96,7 @@ def find_cores(family: str) -> List[int]:
         return _number_cores(listed)
     counts = [len(glob(path + "/neuron_core[0-9]*")) for path in sorted(glob(_SYSFS))]
     if not any(counts):
-        counts = [_CORES_PER_CHIP[family] for _ in glob(_DEVICES)]
+        counts = [_CORES_PER_CHIP[family] for _ in glob(DEVICES)]
     return list(range(sum(counts)))
 
 

@@ -4,6 +4,7 @@ KitError
 └── ServerError             a server cannot be started, stopped or found
     ├── JavaMissing         there is no Java 11 or newer
     ├── PortInUse           something listens on a port that the server needs
+    ├── NoRoom               the host has too few free cores for the workers
     ├── NoSpace             a folder has too little space
     ├── ServerRuns          a server of ours runs on that port, with something else
     └── NotReady            the server started, and the model did not become ready
@@ -22,6 +23,10 @@ class JavaMissing(ServerError):
 
 class PortInUse(ServerError):
     """Something listens on a port that the server needs."""
+
+
+class NoRoom(ServerError):
+    """The host has too few free cores for the workers."""
 
 
 class NoSpace(ServerError):

@@ -8,6 +8,7 @@ from typing import Any
 import requests
 
 from handlers.artifact import Golden
+from handlers.service import EMULATED_HEADER
 
 _RENEWAL = 5.0  # seconds for TorchServe to make a new key
 
@@ -18,6 +19,7 @@ class Reply:
 
     status: int  # HTTP; 0 if there was no answer
     text: str  # body, or the reason why there is none
+    emulated: str = ""  # the instance that an emulator stood in for
 
     def read_error(self) -> tuple[str, str]:
         """Return type and message of a JSON error body, the bare text as message where it is none."""
@@ -91,7 +93,7 @@ class Client:
             with requests.Session() as session:
                 session.trust_env = False  # a proxy for the outside has no part in talking to this host
                 response = session.request(method, url, timeout=timeout, **arguments)
-            return Reply(response.status_code, response.text)
+            return Reply(response.status_code, response.text, response.headers.get(EMULATED_HEADER, ""))
         except requests.RequestException as exc:
             return Reply(0, f"{type(exc).__name__}: {exc}")
 

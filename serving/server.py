@@ -9,20 +9,22 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from handlers import integrity
 from handlers.artifact import Record
+from handlers.neuron import INSTANCE_VARIABLE
+from serving.emulation import emulated_environment
 from serving.errors import NoSpace, NotReady, ServerError, ServerRuns
-from serving.host import count_processors
 from serving.java import Java, find_java
 from serving.ports import Ports, ensure_free
 from serving.readiness import wait_until_ready
 from serving.requesting import Client, Reply
 from serving.runs import RunFolder, RunState, find_leftovers, find_process, read_start
+from serving.workers import plan_crew
 
 Progress = Callable[[str], None]
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,12 +40,14 @@ class ServeSettings:
     config: Path = ROOT / "config.properties"
     log: str = "warn"  # or "info"
     token: bool = False  # token authorisation
-    workers: int = 0  # 0: one for each processor
+    workers: int = 0  # 0: as many as the host has room for
     wait: float = 90.0  # seconds until the model must answer
+    emulated: str = field(default_factory=lambda: os.environ.get(INSTANCE_VARIABLE, ""))  # instance type, "" for none
 
     def as_texts(self) -> dict[str, str]:
         """Return what makes one running server unlike another."""
-        return {"log": self.log, "token": str(self.token), "workers": str(self.workers), "config": str(self.config)}
+        texts = {"log": self.log, "token": str(self.token), "workers": str(self.workers), "config": str(self.config)}
+        return {**texts, "emulated": self.emulated}
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,16 @@ def start(archive: Path, record: Record, settings: ServeSettings, *, progress: P
         _clear(folder)
         ports = Ports.starting_at(settings.port)
         ensure_free(ports)
+        crew = plan_crew(record, settings.workers)
+        for reason in crew.passed_over:
+            progress(f"passed over {reason}")
+        progress(f"{crew.workers} workers of {record.name} for {crew.variant.target}")
         java = find_java()
         folder.create()
         with _stopped_on_failure(folder):
             _ensure_space(archive, folder.path)
             _extract_golden(archive, record, folder.path)
-            state = _launch(archive, digest, record, ports, java, settings, folder)
+            state = _launch(archive, digest, record, ports, java, settings, folder, crew.workers)
             origin = f"process {state.pid}, Java {java.version}, {java.origin}"
             progress(f"TorchServe started ({origin}); logs in {folder.logs}")
             return _ask_golden(folder, state, record, settings, progress, started=True)
@@ -174,7 +182,14 @@ def _extract_golden(archive: Path, record: Record, folder: Path) -> None:
 
 
 def _launch(
-    archive: Path, digest: str, record: Record, ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder
+    archive: Path,
+    digest: str,
+    record: Record,
+    ports: Ports,
+    java: Java,
+    settings: ServeSettings,
+    folder: RunFolder,
+    workers: int,
 ) -> RunState:
     """Start TorchServe's own launcher, which starts the JVM in the background and leaves its pid in a file."""
     command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
@@ -188,7 +203,7 @@ def _launch(
         done = subprocess.run(
             command,
             cwd=folder.path,  # TorchServe writes its keys to the current folder
-            env=_environment(dict(os.environ), ports, java, settings, folder),
+            env=_environment(dict(os.environ), ports, java, settings, folder, workers),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -207,7 +222,7 @@ def _launch(
 
 
 def _environment(
-    inherited: dict[str, str], ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder
+    inherited: dict[str, str], ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder, workers: int
 ) -> dict[str, str]:
     """Return the server's environment: the caller's, without what would change the server behind our back.
 
@@ -218,6 +233,8 @@ def _environment(
         for name, value in inherited.items()
         if name not in ("PYTHONPATH", "PYTHONHOME") and not name.startswith("TS_")
     }
+    if settings.emulated:
+        environment.update(emulated_environment(environment, settings.emulated))
     loopback = "http://127.0.0.1"
     environment.update(
         JAVA_HOME=str(java.home),
@@ -231,7 +248,7 @@ def _environment(
         TS_GRPC_INFERENCE_PORT=str(ports.grpc_inference),
         TS_GRPC_MANAGEMENT_PORT=str(ports.grpc_management),
         TS_DISABLE_TOKEN_AUTHORIZATION="false" if settings.token else "true",
-        TS_DEFAULT_WORKERS_PER_MODEL=str(settings.workers or count_processors()),
+        TS_DEFAULT_WORKERS_PER_MODEL=str(workers),
     )
     return environment
 

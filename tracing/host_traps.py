@@ -35,7 +35,8 @@ class HostFacts:
 def find_host_traps(target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return faults and warnings of this host for compiling with the real SDK of ``target``; none without it."""
     framework = importlib.util.find_spec(_FRAMEWORKS[target])
-    if framework is None or importlib.util.find_spec("neuron_emulator") is not None:
+    # The emulator's frameworks lie beside it. That it can be imported says nothing: certifying uses its arithmetic.
+    if framework is None or (Path(framework.origin or "").parent.parent / "neuron_emulator").is_dir():
         return (), ()  # the target itself says what is missing, and the emulator needs none of this
     return judge_host(target, _read_facts(target))
 

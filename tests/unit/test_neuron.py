@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def _no_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A host without devices, tools or the emulator, whatever this one has."""
     monkeypatch.delenv(neuron.INSTANCE_VARIABLE, raising=False)
-    for name in ("_DEVICES", "_SYSFS"):
+    for name in ("DEVICES", "_SYSFS"):
         monkeypatch.setattr(neuron, name, str(tmp_path / f"{name}[0-9]*"))
     monkeypatch.setattr(neuron, "_TOOLS", str(tmp_path / "tools"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -26,7 +26,7 @@ def _no_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def add_device(tmp_path: Path, number: int = 0) -> None:
-    (tmp_path / f"_DEVICES{number}").touch()
+    (tmp_path / f"DEVICES{number}").touch()
 
 
 def add_neuron_ls(tmp_path: Path, answer: str, status: int = 0) -> None:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tracing.arithmetic import load_arithmetic
 from tracing.handler_traps import find_handler_traps
-from tracing.host_traps import HostFacts, judge_host
+from tracing.host_traps import HostFacts, find_host_traps, judge_host
 from tracing.preflight import find_traps
 
 FEATURES = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
@@ -236,6 +237,18 @@ def test_hosts_that_cannot_compile_or_serve(target, changed, message):
     faults, warnings = judge_host(target, HostFacts(**{**good, **changed}))
     assert_found(faults + warnings, message)
     assert len(faults + warnings) == 1
+
+
+def test_only_the_real_sdk_is_judged(tmp_path, monkeypatch):
+    """The emulator's torch_neuron lies beside it and needs no compiler; its arithmetic alone says nothing."""
+    load_arithmetic()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "torch_neuron").mkdir()
+    (tmp_path / "torch_neuron" / "__init__.py").touch()
+    assert_found(find_host_traps("inf1")[0], "neuron-cc is not installed")
+    (tmp_path / "neuron_emulator").mkdir()
+    assert find_host_traps("inf1") == ((), ())
 
 
 LOADING = """
