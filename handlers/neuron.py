@@ -7,9 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from glob import glob
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 
@@ -238,6 +239,20 @@ def leased_count() -> int:
     if not found:
         return 1
     return int(found[2] or found[1]) - int(found[1]) + 1
+
+
+@contextmanager
+def layers_in_parts() -> Iterator[None]:
+    """Let torch trace its transformer layers as their parts: fused ones, for CPUs, are unknown to chips' compilers."""
+    switch = getattr(getattr(torch.backends, "mha", None), "set_fastpath_enabled", None)
+    before = torch.backends.mha.get_fastpath_enabled() if switch else True
+    if switch:
+        switch(False)
+    try:
+        yield
+    finally:
+        if switch:
+            switch(before)
 
 
 class TupleModel(torch.nn.Module):

@@ -19,6 +19,7 @@ from handlers import targets
 from handlers.artifact import Module
 from handlers.handler import as_tuple
 from tracing.errors import CompileError
+from tracing.observing import observe_run
 from tracing.recipe import Input, Recipe, plain, resolve_size, sorted_buckets, tensor_specs
 
 Progress = Callable[[str], None]
@@ -167,7 +168,7 @@ def _compile(
                     module = torch.jit.trace(both, tuple(inputs), check_trace=False, strict=False)  # type: ignore[no-untyped-call]
         except Exception as exc:
             raise CompileError(f"{target}: the model cannot be compiled: {type(exc).__name__}: {exc}") from exc
-    _judge_warnings(caught, progress)
+    _judge_warnings(caught, model, inputs, progress)
     return canonical_bytes(module)
 
 
@@ -183,16 +184,27 @@ class _WithEnd(torch.nn.Module):
         return as_tuple(self.end(*as_tuple(self.body(*tensors))))
 
 
-def _judge_warnings(caught: Sequence[warnings.WarningMessage], progress: Progress) -> None:
-    """Raise ``CompileError`` for a branch on data, of which a trace keeps one side; report other doubts."""
+def _judge_warnings(
+    caught: Sequence[warnings.WarningMessage],
+    model: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    progress: Progress,
+) -> None:
+    """Raise ``CompileError`` for a branch on data, of which a trace keeps one side; report other doubts.
+
+    torch warns of branches on shapes alike, which are harmless: compiled shapes are fixed.
+    """
+    if any(_BRANCH in str(each.message) for each in caught):
+        reads = [event for event in observe_run(model, inputs)[0] if event.kind == "read"]
+        if reads:
+            raise CompileError(
+                f"{reads[0].place} decides by the values of a tensor (if, while, int(), .item()); a traced model would "
+                "always take the side that the example took. Use torch.where, or keep the decision out of the model, in "
+                "a handler"
+            )
     for each in caught:
         if not issubclass(each.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]  # public, not exported
             continue
         text = str(each.message).splitlines()[0]
         place = f"{Path(each.filename).name}:{each.lineno}"
-        if _BRANCH in text:
-            raise CompileError(
-                f"{place} decides by the values of a tensor (if, while, and, or); a traced model would always take the "
-                "side that the example took. Use torch.where, or keep the decision out of the model, in a handler"
-            )
         progress(f"note: {place}: {text}")

@@ -16,11 +16,13 @@ from handlers.artifact import Module, Variant
 from handlers.batching import choose_bucket, pad_sample
 from handlers.handler import Handler, Tensors
 from handlers.worker import Bucket, group_buckets
-from tracing import operators
+from tracing import certifying, operators
 from tracing.compiling import compile_modules, generate_inputs
 from tracing.errors import PreflightError
 from tracing.preflight import run_preflight
 from tracing.recipe import Recipe, Tolerances, plain, sorted_buckets, tensor_specs
+from tracing.splitting import split_end
+from tracing.traps import find_traps
 from tracing.verifying import verify_model
 
 Progress = Callable[[str], None]
@@ -103,9 +105,6 @@ def _build_chip(
     cache: Path,
     progress: Progress,
 ) -> Variant:
-    from tracing.certifying import certify
-    from tracing.splitting import split_end
-
     recipe, model, backend = source.recipe, source.model, targets.get_target(target)
     options = resolve_options(target, recipe, model)
     worker_cores = backend.cores_per_worker(options, count_parameters(model), recipe.cores_per_worker)
@@ -115,7 +114,7 @@ def _build_chip(
     body, end = split_end(model, recipe.keep_on_cpu, example) if recipe.keep_on_cpu else (model, None)
     for line in operators.report_operators(target, body, example):
         progress(f"{target}: {line}")
-    certificate = certify(
+    certificate = certifying.certify(
         model,
         [item for bucket in items for item in bucket],
         family=target,
@@ -202,8 +201,6 @@ def _find_traps(
     worker_cores: int,
     progress: Progress,
 ) -> None:
-    from tracing.traps import find_traps
-
     available = len(targets.get_target(target).host_cores())
     faults = []
     if 0 < available < worker_cores:
@@ -268,6 +265,7 @@ def _verify(
             names=names,
             tolerances=tolerances,
             activate=source.handler.activate,
+            **({} if target == "cpu" else {"is_tie": certifying.is_tie}),
         )
         for name, value in figures.items():
             worse = min if name in ("min_cosine", "top1_agreement") else max

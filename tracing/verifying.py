@@ -19,8 +19,11 @@ def verify_model(
     names: Sequence[str],
     tolerances: Tolerances,
     activate: Callable[[Tensors], Tensors],
+    is_tie: Callable[[torch.Tensor, torch.Tensor], bool] = lambda exact, found: False,
 ) -> dict[str, float]:
     """Return the figures of the comparison; raise ``VerificationError`` where one is out of tolerance.
+
+    ``is_tie`` says of an exact and a found output whether the other's largest value is as good as its own.
 
     ``eager`` is the reference and sees each of ``items`` (tuples of tensors without batch dimension) alone. Each of
     ``runs`` (batch size -> compiled model) sees all items twice, the second time in reverse order, so that every item
@@ -29,7 +32,7 @@ def verify_model(
     with torch.inference_mode():
         expected = [as_tuple(eager(*(tensor.unsqueeze(0) for tensor in item))) for item in items]
     _verify_independence(eager, items, expected, tolerances)
-    figures = _Figures(names, tolerances)
+    figures = _Figures(names, tolerances, is_tie)
     for size, run in sorted(runs.items()):
         for order in (range(len(items)), range(len(items) - 1, -1, -1)):
             for picked in _chunks(list(order), size):
@@ -44,7 +47,10 @@ def verify_model(
 class _Figures:
     """The worst of each figure so far, and where it was seen."""
 
-    def __init__(self, names: Sequence[str], tolerances: Tolerances) -> None:
+    def __init__(
+        self, names: Sequence[str], tolerances: Tolerances, is_tie: Callable[[torch.Tensor, torch.Tensor], bool]
+    ) -> None:
+        self.is_tie = is_tie
         self.names = names
         self.tolerances = tolerances
         self.largest_error = 0.0  # absolute
@@ -119,7 +125,7 @@ class _Figures:
         self.largest_relative_error = max(self.largest_relative_error, float(errors.max()) / scale if scale else 0.0)
         if one.numel() > 1:
             self.ranked += 1
-            self.same_top += int(one.argmax() == other.argmax())
+            self.same_top += int(one.argmax() == other.argmax() or self.is_tie(one, other))
             if scale:
                 cosine = float(torch.nn.functional.cosine_similarity(one, other, dim=0))
                 self.least_cosine = min(self.least_cosine, cosine)

@@ -87,7 +87,7 @@ def compile(  # noqa: A001  the same name in every target
     """Return ``model`` compiled by torch-neuronx at the shapes of ``inputs``; needs no chip."""
     framework = neuron.import_framework(PACKAGE)
     parameters = sum(value.numel() for value in model.parameters())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), neuron.layers_in_parts():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         compiled: torch.jit.ScriptModule = framework.trace(
             neuron.TupleModel(model),

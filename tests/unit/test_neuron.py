@@ -21,7 +21,9 @@ def _no_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(neuron, name, str(tmp_path / f"{name}[0-9]*"))
     monkeypatch.setattr(neuron, "_TOOLS", str(tmp_path / "tools"))
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    # Other tests may have put the emulator on the path of this process.
+    # Other tests may have put the emulator on the path of this process, and imported it.
+    for name in [each for each in sys.modules if each.partition(".")[0] in ("neuron_emulator", "torch_neuron")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [each for each in sys.path if not each.endswith("emulator")])
 
 

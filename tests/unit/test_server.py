@@ -25,7 +25,7 @@ RUNNING = RunState(9000, 1, 1.0, "tiny", "/store/tiny.mar", "a" * 64, ServeSetti
 def make_environment(inherited: dict[str, str], **settings: object) -> dict[str, str]:
     """Return the environment of a server on port 9000."""
     chosen = dataclasses.replace(ServeSettings(port=9000), **settings)  # type: ignore[arg-type]
-    return server._environment(inherited, Ports.starting_at(9000), JAVA, chosen, RunFolder(9000))
+    return server._environment(inherited, Ports.starting_at(9000), JAVA, chosen, RunFolder(9000), workers=3)
 
 
 def test_the_callers_settings_of_another_server_do_not_leak() -> None:
@@ -57,10 +57,17 @@ def test_one_setting_switches_tokens(token: bool, disabled: str) -> None:
     assert make_environment({}, token=token)["TS_DISABLE_TOKEN_AUTHORIZATION"] == disabled
 
 
-def test_workers_default_to_the_processors() -> None:
-    """One worker for each processor, unless a number is given."""
-    assert int(make_environment({})["TS_DEFAULT_WORKERS_PER_MODEL"]) >= 1
-    assert make_environment({}, workers=3)["TS_DEFAULT_WORKERS_PER_MODEL"] == "3"
+def test_the_server_starts_the_planned_workers() -> None:
+    """Whatever TorchServe's own default is."""
+    assert make_environment({})["TS_DEFAULT_WORKERS_PER_MODEL"] == "3"
+
+
+def test_the_workers_of_an_emulated_server_find_the_emulator() -> None:
+    """Its frameworks and tools, and the instance; nothing else of the caller's module path."""
+    environment = make_environment({"PYTHONPATH": "/kit", "PATH": "/bin"}, emulated="inf2.xlarge")
+    assert environment["PYTHONPATH"].endswith("/emulator")
+    assert environment["PATH"].endswith("/emulator/bin:/bin")
+    assert environment["NEURON_EMULATOR_INSTANCE"] == "inf2.xlarge"
 
 
 def test_the_same_archive_and_settings_are_recognised() -> None:
