@@ -17,7 +17,8 @@ def register(subparsers: _Subparsers) -> None:
     """Add the commands of this module."""
     text = "build the archive if it is out of date, start TorchServe, and wait for a true answer"
     parser = subparsers.add_parser("serve", help=text, description=text)
-    parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
+    help_text = "a shipped recipe's name, or the path of your own, or of a .mar file, which is served as it is"
+    parser.add_argument("model", metavar="MODEL", help=help_text)
     add_target(parser)
     parser.add_argument("--log", choices=("warn", "info"), default="warn", help="what TorchServe logs")
     parser.add_argument("--token", action="store_true", help="switch token authorisation on")
@@ -49,7 +50,10 @@ def _serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, _interrupt)
     emulate(options)
     ensure_startable(options.port)
-    archive = ensure_archive(options.model, options.target, store=options.store, build=options.build)
+    if options.model.endswith(".mar"):
+        archive = Path(options.model).resolve()  # as it is: built on another machine, say
+    else:
+        archive = ensure_archive(options.model, options.target, store=options.store, build=options.build)
     record = read_archive_record(archive)
     settings = ServeSettings(
         port=options.port,
