@@ -155,7 +155,7 @@ def compile_graph(
         arithmetic=arithmetic,
         cores=cores,
         bytes_per_core=_estimate_bytes(weights.values(), (*example_inputs, *outputs), arithmetic) // cores,
-        weights=named,
+        weights=tuple(each.removeprefix("function.") for each in named),  # by the names of the user's module
     )
     subgraph = NeuronSubgraph(header, pack(header, module), extra)
     subgraph.neuron_settings[DYNAMIC_BATCH] = int(dynamic_batch)  # type: ignore[operator, index]  # a buffer
@@ -241,7 +241,7 @@ def _lower_weights(
 ) -> torch.jit.ScriptModule:
     """Return the module with its weights as further arguments, in the order of ``weights``."""
     names = {tensor.data_ptr(): name for name, tensor in weights.items()}  # one of them where two share memory
-    graph, values = torch._C._jit_pass_lower_graph(module.forward.graph.copy(), module._c)
+    graph, values = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
     order = [names[value.data_ptr()] for value in values]
     function = torch._C._create_function_from_graph("forward", graph)
     count = len(example_inputs)

@@ -12,7 +12,7 @@ from neuron_emulator.modules import trace_quietly
 
 from torch_neuron.compiler import Job, compile_segment
 from torch_neuron.operators import find_lstm_warnings, is_supported
-from torch_neuron.partitioning import Lowered, Plan, build_module, is_arithmetic, lower, plan_partition
+from neuron_emulator.partitioning import Lowered, Plan, build_module, is_arithmetic, lower, plan_partition
 
 logger = logging.getLogger("Neuron")
 _NOTHING = "No operations were successfully partitioned and compiled to neuron for this model - aborting trace!"

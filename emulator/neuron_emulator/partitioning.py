@@ -50,7 +50,7 @@ class Plan:
 
 def lower(module: torch.jit.ScriptModule) -> Lowered:
     """Return a module's graph, flat, in-place operators made ordinary ones, and its weights."""
-    graph, values = torch._C._jit_pass_lower_graph(module.forward.graph.copy(), module._c)
+    graph, values = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
     torch._C._jit_pass_inline(graph)
     torch._C._jit_pass_remove_mutation(graph)
     torch._C._jit_pass_dce(graph)
