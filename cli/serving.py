@@ -22,7 +22,12 @@ def register(subparsers: _Subparsers) -> None:
     add_target(parser)
     parser.add_argument("--log", choices=("warn", "info"), default="warn", help="what TorchServe logs")
     parser.add_argument("--token", action="store_true", help="switch token authorisation on")
-    parser.add_argument("--workers", type=int, default=0, help="default: one for each processor, or as many as the host's NeuronCores hold")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="default: one for each processor, or as many as the host's NeuronCores hold",
+    )
     parser.add_argument("--wait", type=float, default=90.0, help="seconds until the model must answer (default: 90)")
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's settings")
     add_folders(parser)

@@ -33,7 +33,7 @@ Outputs = Tuple[torch.Tensor, ...]
 
 def find_missing(family: str, package: str, *, emulated: bool) -> Optional[str]:
     """Return why a variant for ``family``, "inf1" or "inf2", cannot be used on this host, or None."""
-    devices, instance = sorted(glob(DEVICES)), os.environ.get(INSTANCE_VARIABLE)
+    devices, instance = find_devices(), os.environ.get(INSTANCE_VARIABLE)
     if emulated:
         return _find_missing_emulator(family, package, devices, instance)
     if instance is not None:
@@ -61,6 +61,11 @@ def _find_missing_emulator(family: str, package: str, devices: List[str], instan
     if generation_of(instance) != family:
         return f"the emulated {instance} has no {family} cores"
     return None
+
+
+def find_devices() -> List[str]:
+    """Return the files of this host's real Neuron devices."""
+    return sorted(glob(DEVICES))
 
 
 def core_kind() -> str:
@@ -97,7 +102,7 @@ def find_cores(family: str) -> List[int]:
         return _number_cores(listed)
     counts = [len(glob(path + "/neuron_core[0-9]*")) for path in sorted(glob(_SYSFS))]
     if not any(counts):
-        counts = [_CORES_PER_CHIP[family] for _ in glob(DEVICES)]
+        counts = [_CORES_PER_CHIP[family] for _ in find_devices()]
     return list(range(sum(counts)))
 
 

@@ -3,10 +3,9 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from glob import glob
 from pathlib import Path
 
-from handlers.neuron import DEVICES, INSTANCE_VARIABLE, generation_of
+from handlers.neuron import INSTANCE_VARIABLE, find_devices, generation_of
 from serving.errors import ServerError
 from serving.instances import find_instance
 
@@ -20,7 +19,7 @@ def enable_emulation(instance: str | None, target_names: Sequence[str]) -> str:
     Without ``instance``, the smallest that the first chip among ``target_names`` has. Raises ``ServerError`` on a host
     with a chip, for an unknown instance, and for one that has none of the targets.
     """
-    devices = sorted(glob(DEVICES))
+    devices = find_devices()
     if devices:
         raise ServerError(f"this host has a Neuron device ({devices[0]}); the emulator never runs beside a chip")
     if not (EMULATOR / "neuron_emulator").is_dir():
@@ -36,7 +35,7 @@ def enable_emulation(instance: str | None, target_names: Sequence[str]) -> str:
 
 
 def emulated_environment(environment: Mapping[str, str], instance: str) -> dict[str, str]:
-    """Return the variables that let a started program see the emulated ``instance``: frameworks, tools, and its name."""
+    """Return the variables that let a started program see the emulated ``instance``: frameworks, tools, its name."""
     tools = str(EMULATOR / "bin")
     path = [each for each in environment.get("PATH", os.defpath).split(os.pathsep) if each != tools]
     return {

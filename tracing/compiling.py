@@ -199,8 +199,7 @@ def _judge_warnings(
         if reads:
             raise CompileError(
                 f"{reads[0].place} decides by the values of a tensor (if, while, int(), .item()); a traced model would "
-                "always take the side that the example took. Use torch.where, or keep the decision out of the model, in "
-                "a handler"
+                "always take the side that the example took. Use torch.where, or decide in a handler"
             )
     for each in caught:
         if not issubclass(each.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]  # public, not exported

@@ -76,7 +76,8 @@ class DataParallel(torch.nn.Module):
         size = self.split_size or max(1, rows // len(self.device_ids))
         count = max(1, math.ceil(rows / size))
         columns = [
-            each.split(size, dim=self.dim) if isinstance(each, torch.Tensor) else [each] * count for each in leaves
+            torch.split(each, size, dim=self.dim) if isinstance(each, torch.Tensor) else [each] * count
+            for each in leaves
         ]
         return [tuple(pytree.tree_unflatten([column[n] for column in columns], spec)) for n in range(count)]
 

@@ -22,7 +22,7 @@ DYNAMIC_BATCH, LAZY, ASYNC, WEIGHTS_ON_DEVICE = range(4)  # places in the settin
 SETTINGS = 8  # its size; the others are kept for later
 
 Tensors = tuple[torch.Tensor, ...]
-_library = torch.library.Library("neuron", "FRAGMENT")
+_library: Any = torch.library.Library("neuron", "FRAGMENT")  # type: ignore[no-untyped-call]
 _registry_lock = threading.RLock()
 _compiling = threading.local()
 _models: dict[int, "_Model"] = {}  # address of a packed graph in memory -> its state in this process
@@ -32,7 +32,7 @@ _models: dict[int, "_Model"] = {}  # address of a packed graph in memory -> its 
 class _Model:
     """A packed graph in this process."""
 
-    storage: StorageWeakRef  # of the packed graph: when it is gone, so is the model
+    storage: Any  # a weak reference of torch's, which has no types, to the packed graph's storage: when it is gone, so is the model
     header: Header
     module: torch.jit.ScriptModule
     copies: list[Loaded] = field(default_factory=list)  # where it is loaded; calls take turns
@@ -198,7 +198,8 @@ def _find(neff: torch.Tensor) -> _Model:
             _unload(_models.pop(address))
         found = _models.get(neff.data_ptr())
         if found is None:
-            found = _Model(StorageWeakRef(neff.untyped_storage()), read_header(neff), unpack_module(neff))
+            storage = StorageWeakRef(neff.untyped_storage())  # type: ignore[no-untyped-call]
+            found = _Model(storage, read_header(neff), unpack_module(neff))
             _models[neff.data_ptr()] = found
         return found
 

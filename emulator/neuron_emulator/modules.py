@@ -86,6 +86,19 @@ class _Function(torch.nn.Module):
         return self.function(*inputs)
 
 
+class _Method(torch.nn.Module):
+    """A method of a module as a module, so that its weights are weights."""
+
+    def __init__(self, owner: torch.nn.Module, name: str) -> None:
+        super().__init__()
+        self.function = owner
+        self.name = name
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return what the method returns."""
+        return getattr(self.function, self.name)(*inputs)
+
+
 @dataclass(frozen=True)
 class Subgraph:
     """A compiled graph found in a TorchScript module, and its switches."""
@@ -158,7 +171,7 @@ def compile_graph(
         weights=tuple(each.removeprefix("function.") for each in named),  # by the names of the user's module
     )
     subgraph = NeuronSubgraph(header, pack(header, module), extra)
-    subgraph.neuron_settings[DYNAMIC_BATCH] = int(dynamic_batch)  # type: ignore[operator, index]  # a buffer
+    subgraph.neuron_settings[DYNAMIC_BATCH] = int(dynamic_batch)  # type: ignore[operator]  # a buffer
     return subgraph
 
 
@@ -169,6 +182,9 @@ def trace_quietly(
     if isinstance(function, torch.jit.ScriptModule):
         return function
     module = function if isinstance(function, torch.nn.Module) else _Function(function)
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, torch.nn.Module):
+        module = _Method(owner, function.__name__)
     with compiling(), torch.no_grad():
         options = {"check_trace": False, "strict": False, **options}
         traced: torch.jit.ScriptModule = torch.jit.trace(module, example_inputs, **options)  # type: ignore[no-untyped-call]
@@ -199,7 +215,7 @@ def copy_to_core(module: torch.jit.ScriptModule, nc: int) -> torch.jit.ScriptMod
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
     buffer.seek(0)
-    load = getattr(torch.jit.load, "__wrapped__", torch.jit.load)
+    load: Any = getattr(torch.jit.load, "__wrapped__", torch.jit.load)
     copied: torch.jit.ScriptModule = load(buffer)
     place_subgraphs(copied, start_nc=nc, nc_count=1, again=True)
     return copied
@@ -210,7 +226,7 @@ def install_load_hook() -> None:
     kernel.register()
     if hasattr(torch.jit.load, "neuron_hook"):
         return
-    original = torch.jit.load
+    original: Any = torch.jit.load
 
     @functools.wraps(original)
     def load(*args: Any, **kwargs: Any) -> Any:
@@ -241,7 +257,8 @@ def _lower_weights(
 ) -> torch.jit.ScriptModule:
     """Return the module with its weights as further arguments, in the order of ``weights``."""
     names = {tensor.data_ptr(): name for name, tensor in weights.items()}  # one of them where two share memory
-    graph, values = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
+    flat: Any = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
+    graph, values = flat
     order = [names[value.data_ptr()] for value in values]
     function = torch._C._create_function_from_graph("forward", graph)
     count = len(example_inputs)

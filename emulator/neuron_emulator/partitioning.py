@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+
 from neuron_emulator.modules import NeuronSubgraph, trace_outside
 
 # torch._C's own; it has no types for them.
@@ -50,7 +51,8 @@ class Plan:
 
 def lower(module: torch.jit.ScriptModule) -> Lowered:
     """Return a module's graph, flat, in-place operators made ordinary ones, and its weights."""
-    graph, values = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
+    lowered: Any = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
+    graph, values = lowered
     torch._C._jit_pass_inline(graph)
     torch._C._jit_pass_remove_mutation(graph)
     torch._C._jit_pass_dce(graph)
@@ -113,7 +115,7 @@ def source_line(node: Node) -> str:
     """Return "file(line): function" of the user's code that a node came from, or ""."""
     lines = [line for line in node.sourceRange().splitlines() if "): " in line]
     own = [line for line in lines if "/torch/" not in line]
-    return (own or lines or [""])[0].strip()
+    return str((own or lines or [""])[0]).strip()
 
 
 def _state(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
@@ -193,7 +195,7 @@ class _Copier:
     """Copies nodes into a new graph; what makes no tensor comes along on demand."""
 
     def __init__(self) -> None:
-        self.graph = torch._C.Graph()
+        self.graph: Any = torch._C.Graph()
         self.known: dict[Value, Value] = {}
 
     def add_input(self, value: Value) -> None:

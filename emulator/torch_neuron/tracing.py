@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from neuron_emulator.modules import trace_quietly
+from neuron_emulator.partitioning import Lowered, Plan, build_module, is_arithmetic, lower, plan_partition
 
 from torch_neuron.compiler import Job, compile_segment
 from torch_neuron.operators import find_lstm_warnings, is_supported
-from neuron_emulator.partitioning import Lowered, Plan, build_module, is_arithmetic, lower, plan_partition
 
 logger = logging.getLogger("Neuron")
 _NOTHING = "No operations were successfully partitioned and compiled to neuron for this model - aborting trace!"
@@ -161,20 +161,20 @@ def _plan(
 
 
 def _ask_builder(model: Any, lowered: Lowered, builder: Callable[[Any], bool]) -> set[Any]:
-    types = (
-        {name: type(module).__name__ for name, module in model.named_modules()}
-        if hasattr(model, "named_modules")
-        else {}
-    )
+    """Return the nodes inside of modules that ``builder`` chooses; it is asked once for each module of the model."""
+    modules = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
+    types = {name: type(module).__name__ for name, module in modules.items()}
     answers: dict[str, bool] = {}
     chosen = set()
     for node in lowered.operators:
         path = node.scopeName().rpartition("/")[2].removeprefix("__module").strip(".")
         parts = path.split(".") if path else []
-        for count in range(len(parts) + 1):
-            prefix = ".".join(parts[:count])
+        prefixes = [".".join(parts[:count]) for count in range(len(parts) + 1)]
+        for count, prefix in enumerate(prefixes):
             if prefix not in answers:
-                answers[prefix] = bool(builder(Operator(tuple(parts[:count]), types.get(prefix, ""))))
+                # AWS docs: node names are tuples of module names; the examples compare them with classes.
+                names = tuple(types.get(each, "") for each in prefixes[: count + 1])
+                answers[prefix] = bool(builder(Operator(names, types.get(prefix, ""))))
             if answers[prefix]:
                 chosen.add(node)
                 break

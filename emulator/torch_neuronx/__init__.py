@@ -11,7 +11,7 @@ from neuron_emulator.placement import multicore_context, neuron_cores_context, s
 from torch_neuronx import experimental
 from torch_neuronx.analysis import analyze
 from torch_neuronx.bucketing import BucketModelConfig, bucket_model_trace
-from torch_neuronx.compiler import VERSION as __version__
+from torch_neuronx.compiler import VERSION
 from torch_neuronx.loading import async_load, dynamic_batch, lazy_load, move_trace_to_device, replace_weights
 from torch_neuronx.partitioner import PartitionerConfig
 from torch_neuronx.tracing import trace
@@ -36,6 +36,7 @@ __all__ = [
     "set_neuron_cores",
     "trace",
 ]
+__version__ = VERSION
 EMULATED = True  # what a program can tell it from the real one by
 
 install_load_hook()

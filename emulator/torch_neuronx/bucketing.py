@@ -42,8 +42,8 @@ def bucket_model_trace(
 ) -> torch.jit.ScriptModule:
     """Return one TorchScript module for all of ``example_inputs``, loaded on a core.
 
-    ``func`` returns a model and its aliases, once for each bucket. Raises ``ValueError`` where ``func_kwargs`` is a list
-    of another length, and what compiling raises.
+    ``func`` returns a model and its aliases, once for each bucket. Raises ``ValueError`` where ``func_kwargs`` is a
+    list of another length, and what compiling raises.
     """
     get_runtime()
     words = split_args(compiler_args)

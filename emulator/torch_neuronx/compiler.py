@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-
 import torch
 from neuron_emulator.arithmetic import from_flags
 from neuron_emulator.modules import NeuronSubgraph, compile_graph

@@ -126,7 +126,7 @@ def find_state(func: Any, aliases: Mapping[torch.Tensor, int]) -> dict[str, tupl
 class WithState(torch.nn.Module):
     """A module whose state tensors are further inputs."""
 
-    def __init__(self, module: torch.nn.Module, names: list[str]) -> None:
+    def __init__(self, module: Any, names: list[str]) -> None:  # Any: a module, since it has state
         super().__init__()
         self.module = module
         self.names = names

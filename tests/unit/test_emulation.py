@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from handlers import neuron
 from handlers.neuron import INSTANCE_VARIABLE
-from serving import emulation
 from serving.emulation import EMULATOR, emulated_environment, enable_emulation
 from serving.errors import ServerError
 from serving.instances import find_instance, list_instances
@@ -16,7 +16,7 @@ from serving.instances import find_instance, list_instances
 @pytest.fixture(autouse=True)
 def _no_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A host without chips, and an environment that is put back."""
-    monkeypatch.setattr(emulation, "DEVICES", str(tmp_path / "neuron[0-9]*"))
+    monkeypatch.setattr(neuron, "DEVICES", str(tmp_path / "neuron[0-9]*"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("PATH", "PYTHONPATH", INSTANCE_VARIABLE):
         monkeypatch.setenv(name, os.environ.get(name, ""))
@@ -32,9 +32,7 @@ def _no_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("trn1.2xlarge", ["inf2"], "trn1.2xlarge"),
     ],
 )
-def test_the_instance_is_the_one_named_or_the_smallest(
-    instance: str | None, targets: list[str], expected: str
-) -> None:
+def test_the_instance_is_the_one_named_or_the_smallest(instance: str | None, targets: list[str], expected: str) -> None:
     """This process sees it from then on, and finds the emulator."""
     assert enable_emulation(instance, targets) == expected
     assert os.environ[INSTANCE_VARIABLE] == expected

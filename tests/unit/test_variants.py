@@ -175,9 +175,7 @@ class Rows(Handler):
 
 def test_operators_left_to_the_processor_beyond_the_limit_stop_the_build(tmp_path: Path) -> None:
     """The message names them, and their lines in the recipe."""
-    with pytest.raises(
-        CompileError, match=r"stay on the processor, at most 10.0% may .*aten::i0 at recipe.py\("
-    ):
+    with pytest.raises(CompileError, match=r"stay on the processor, at most 10.0% may .*aten::i0 at recipe.py\("):
         build_variant(tmp_path, model=EMBEDDING)
 
 

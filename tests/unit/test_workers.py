@@ -98,5 +98,5 @@ def test_the_variant_that_runs_here_is_taken_and_the_others_are_explained() -> N
 
 def test_an_archive_for_another_chip_is_refused() -> None:
     """With the reason for each variant."""
-    with pytest.raises(NoTarget, match="no variant of tiny can run on this host: inf2: the emulated inf1.2xlarge"):
+    with pytest.raises(NoTarget, match=r"no variant of tiny can run on this host: inf2: the emulated inf1\.2xlarge"):
         plan_crew(make_archive("inf2"))
