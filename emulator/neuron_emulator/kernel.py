@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from neuron_emulator.arithmetic import ChipMode
 from neuron_emulator.payload import Header, read_header, unpack_module
-from neuron_emulator.runtime import Loaded, Need, get_runtime
+from neuron_emulator.runtime import Loaded, Need, Runtime, get_runtime
 
 MOST_OUTPUTS = 64  # of one graph; TorchScript fixes the number in the operator's name
 DYNAMIC_BATCH, LAZY, ASYNC, WEIGHTS_ON_DEVICE = range(4)  # places in the settings tensor
@@ -36,6 +36,7 @@ class _Model:
     header: Header
     module: torch.jit.ScriptModule
     copies: list[Loaded] = field(default_factory=list)  # where it is loaded; calls take turns
+    runtime: Runtime | None = None  # that it is loaded in
     calls: int = 0
     loading: threading.Thread | None = None  # of an asynchronous load
     fault: BaseException | None = None  # of an asynchronous load
@@ -131,16 +132,34 @@ def _execute(model: _Model, copy: Loaded, inputs: Tensors, weights: Tensors, *, 
 
 
 def _compute(model: _Model, inputs: Tensors, weights: Tensors) -> Tensors:
+    mode = _Guarded(model.header.arithmetic)
     try:
-        with torch.no_grad(), ChipMode(model.header.arithmetic):
+        with torch.no_grad(), mode:
             outputs = model.module(*inputs, *weights)
-    except (RuntimeError, IndexError) as exc:
-        if "index out of range" in str(exc) or "out of bounds" in str(exc):
+    except RuntimeError as exc:
+        if mode.out_of_bounds:
             raise RuntimeError(
                 "Failed to execute the model status=1006 message=Execution Out-Of-Bounds Memory Access"
             ) from exc
         raise
     return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+
+
+class _Guarded(ChipMode):
+    """Notes an index beyond its table, of which TorchScript passes on the failure and not the text."""
+
+    out_of_bounds = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator. Any: the signature is torch's."""
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except IndexError:
+            self.out_of_bounds = True
+            raise
+        except RuntimeError as exc:
+            self.out_of_bounds = "out of bounds" in str(exc) or "out of range" in str(exc)
+            raise
 
 
 def _check_inputs(header: Header, inputs: Tensors, *, dynamic: bool) -> None:
@@ -184,12 +203,13 @@ def _load_later(model: _Model, start_nc: int, nc_count: int) -> None:
 def _load_now(model: _Model, start_nc: int, nc_count: int) -> None:
     header = model.header
     need = Need(header.name, header.family, header.cores, header.bytes_per_core)
-    model.copies = get_runtime().load(need, start_nc=start_nc, nc_count=nc_count)
+    model.runtime = get_runtime()
+    model.copies = model.runtime.load(need, start_nc=start_nc, nc_count=nc_count)
 
 
 def _unload(model: _Model) -> None:
-    while model.copies:
-        get_runtime().unload(model.copies.pop())
+    while model.copies and model.runtime is not None:
+        model.runtime.unload(model.copies.pop())
 
 
 def _find(neff: torch.Tensor) -> _Model:

@@ -64,10 +64,24 @@ def _escaping_packed_output(node: Any) -> str:
     """Return the operator by which the packed output of an LSTM leaves, or "": it must be unused or unpacked."""
     if not is_packed_lstm(node):
         return ""
-    for use in next(iter(node.outputs())).uses():
-        if use.user.kind() not in ("aten::_pad_packed_sequence", "aten::lstm"):
-            return str(use.user.kind())
-    return ""
+    allowed = ("aten::_pad_packed_sequence", "aten::lstm")
+    return next((kind for kind in _find_users(next(iter(node.outputs()))) if kind not in allowed), "")
+
+
+def _find_users(value: Any) -> list[str]:
+    """Return the kinds of the nodes that use a value, also out of the tuples that a PackedSequence is."""
+    found = []
+    for use in value.uses():
+        user = use.user
+        if user.kind() != "prim::TupleConstruct":
+            found.append(str(user.kind()))
+            continue
+        for outer in user.output().uses():
+            if outer.user.kind() == "prim::TupleUnpack":
+                found += _find_users(list(outer.user.outputs())[use.offset])
+            else:
+                found.append(str(outer.user.kind()))
+    return found
 
 
 def is_packed_lstm(node: Any) -> bool:
