@@ -12,6 +12,7 @@ EMULATE ?=
 INSTANCE ?=
 WAIT ?=
 FILE ?=
+LOGFILE ?=
 DATA ?= ../shared/data/cifar10_jpeg.npz
 
 VENV := .venv
@@ -26,7 +27,7 @@ CHIP = $(if $(TARGET),--target "$$TARGET") $(EMULATION)
 STAMP := $(VENV)/.installed-$(shell { pwd -P; cat requirements.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
 STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
 
-export MODEL TARGET FILE DATA
+export MODEL TARGET FILE LOGFILE DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help venv mar trace check inspect predict serve stop status doctor test test-long lint format train evaluate bench-forms clean
@@ -68,8 +69,8 @@ stop: venv ## stop the server of that PORT=, and no other
 status: venv ## list your servers
 	@$(RUN) status
 
-doctor: venv ## look at this machine: what is wrong, and what to do (PORT=)
-	@$(RUN) doctor $(if $(PORT),--port "$(PORT)")
+doctor: venv ## look at this machine, or into a log: what is wrong, and what to do (PORT=, LOGFILE=)
+	@$(RUN) doctor $(if $(PORT),--port "$(PORT)") $(if $(LOGFILE),--log "$$LOGFILE")
 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
 	@$(BIN)/python -m pytest

@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["handlers", "handlers.*", "tracing", "serving", "benchmarking", "cli"]),
     package_data={
         "tracing": ["recipes/*.py", "recipes/*.png", "recipes/*/*"],
-        "serving": ["*.xml"],
+        "serving": ["*.xml", "known_errors/*.toml"],
         "handlers": ["py.typed"],
     },
     install_requires=[

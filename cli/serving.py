@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,18 @@ def register(subparsers: _Subparsers) -> None:
     for name, run, text in (
         ("stop", _stop, "stop the server on a port, and no other"),
         ("status", _status, "list this user's servers"),
-        ("doctor", _doctor, "look at this machine: what is wrong, and what to do"),
+        ("doctor", _doctor, "look at this machine, or with --log into a log: what is wrong, and what to do"),
     ):
         parser = subparsers.add_parser(name, help=text, description=text)
         if name != "status":
             _add_port(parser)
         if name != "stop":
             parser.add_argument("--json", action="store_true", help="print JSON")
+        if name == "doctor":
+            text = "explain the known errors of Neuron and TorchServe in this log (- for standard input) instead"
+            parser.add_argument(
+                "--log", metavar="FILE", help=f"{text}; status 1 if there are any, 2 if it is unreadable"
+            )
         parser.set_defaults(run=run)
 
 
@@ -119,6 +125,8 @@ def _status(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from serving.doctor import ERROR, examine
 
+    if options.log is not None:
+        return _explain_log(options)
     findings = examine(options.port, ROOT / "model_store")
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
@@ -127,6 +135,24 @@ def _doctor(options: argparse.Namespace) -> int:
             advice = f" -> {finding.advice}" if finding.advice else ""
             print(f"{_MARKS[finding.level]} {finding.what:<22} {finding.found}{advice}")
     return 1 if any(finding.level == ERROR for finding in findings) else 0
+
+
+def _explain_log(options: argparse.Namespace) -> int:
+    from serving.diagnosis import read_log
+    from serving.diagnosis_report import format_report
+
+    name = "standard input" if options.log == "-" else options.log
+    try:
+        if options.log == "-":
+            found = read_log(sys.stdin.buffer)
+        else:
+            with Path(options.log).open("rb") as stream:
+                found = read_log(stream)
+    except OSError as exc:
+        print(f"error: {name}: {exc.strerror}; expected a log, or - for standard input", file=sys.stderr)
+        return 2
+    print(json.dumps(dataclasses.asdict(found), indent=2) if options.json else format_report(name, found))
+    return 1 if found.diagnoses else 0
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:

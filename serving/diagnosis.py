@@ -74,11 +74,10 @@ def read_log(stream: BinaryIO) -> LogReport:
     found: dict[str, _Found] = {}
     number = 0
     for block in _read_blocks(stream):
-        live = [each for each in _searches() if each[0] in block]
-        lines = block.splitlines() if not live else block.split("\n")
-        if live:
-            for offset, line in enumerate(lines, start=1):
-                _search_line(line[:_LONGEST], number + offset, live, found)
+        marks = {mark for mark in _marks() if mark in block}
+        live = [each for each in _searches() if each[0] in marks]
+        for offset, line in enumerate(block.split("\n") if live else (), start=1):
+            _search_line(line[:_LONGEST], number + offset, live, found)
         number += block.count("\n") + (not block.endswith("\n"))
     entries = [entry for entry in known_errors() if entry.id in found]
     return LogReport(number, [_make_diagnosis(entry, found[entry.id]) for entry in entries])
@@ -124,6 +123,11 @@ def _searches() -> tuple[_Search, ...]:
     return tuple((find_mark(each.pattern), each, entry) for entry in known_errors() for each in entry.patterns)
 
 
+@functools.cache
+def _marks() -> frozenset[str]:
+    return frozenset(mark for mark, _, _ in _searches())
+
+
 def _read_blocks(stream: BinaryIO) -> Iterator[str]:
     """Blocks of whole lines; of a line that fills more than one block only the beginning is kept."""
     rest = b""
@@ -153,9 +157,8 @@ def _note(entry: KnownError, match: re.Match[str], number: int, found: dict[str,
     values = {name: _clean(value) for name, value in match.groupdict().items() if value is not None}
     known = found.get(entry.id)
     if known is None:
-        start = max(0, match.start() - _EXCERPT // 2)
-        excerpt = _clean(match.string[start : max(start + _EXCERPT, match.end())])[:_EXCERPT]
-        found[entry.id] = _Found(number, excerpt, values)
+        start = 0 if match.end() <= _EXCERPT else match.start()
+        found[entry.id] = _Found(number, _clean(match.string[start : start + _EXCERPT]), values)
         return
     known.count += 1
     if values != known.values and values not in known.others and len(known.others) < _OTHERS:
@@ -163,8 +166,8 @@ def _note(entry: KnownError, match: re.Match[str], number: int, found: dict[str,
 
 
 def _clean(text: str) -> str:
-    """Text without control characters, which a log could use to write over the terminal."""
-    return "".join(each if each.isprintable() else " " for each in text).strip()
+    """Text without control characters, which a log could use to write over the terminal, and without runs of blanks."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _make_diagnosis(entry: KnownError, found: _Found) -> Diagnosis:

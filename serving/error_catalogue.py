@@ -2,8 +2,8 @@
 
 One file for each stage, in the order in which the stages decide: ``host.toml``, ``cores.toml``, ``loading.toml``,
 ``compiling.toml``, ``running.toml``, ``following.toml`` (what only wraps another error) and ``serving.toml``. Within a
-file the more fundamental error stands first. ``statuses.toml`` and ``compiler_codes.toml`` are tables of AWS's codes, of
-which entries are made here.
+file the more fundamental error stands first. ``statuses.toml`` and ``compiler_codes.toml`` are tables of AWS's codes,
+of which entries are made here.
 
 In texts ``{name}`` is the pattern's group of that name and ``{count}`` the number of lines that matched.
 """
@@ -40,11 +40,6 @@ class KnownError:
     source: str
     confidence: str  # a key of CONFIDENCES
 
-    @property
-    def rank(self) -> int:
-        """Where the error stands among all, the most fundamental first."""
-        return _ranks()[self.id]
-
 
 @functools.cache
 def known_errors() -> tuple[KnownError, ...]:
@@ -61,11 +56,6 @@ def known_errors() -> tuple[KnownError, ...]:
     return tuple(entries)
 
 
-@functools.cache
-def _ranks() -> dict[str, int]:
-    return {entry.id: place for place, entry in enumerate(known_errors())}
-
-
 def _read(name: str) -> dict[str, Any]:
     """Return a file of the catalogue; its shape is what ``_make_entry`` and the tables take."""
     return tomllib.loads((resources.files("serving") / "known_errors" / name).read_text(encoding="utf-8"))
@@ -76,18 +66,21 @@ def _make_entry(stage: str, *, patterns: list[str], **texts: str) -> KnownError:
 
 
 def _made_statuses() -> Iterator[KnownError]:
-    """Entries of the runtime's statuses, which are found by number and by name."""
+    """Entries of the runtime's statuses, which are found by number and by name.
+
+    The groups let all statuses share their marks (``serving.diagnosis.find_mark``), which makes large logs quicker.
+    """
     for row in _read("statuses.toml")["status"]:
         number, name = row["number"], row["name"]
         yield _make_entry(
             row["stage"],
             id=f"status-{number}",
             patterns=[
-                rf"the model status={number}\b",
-                rf"\bstatus={number} message=",
-                rf"Inference completed with err: {number}\b",
-                rf"Failed to load NN: .{{0,300}}, err: {number}\b",
-                rf"\b{name}\b",
+                rf"\bNRT_(?:{name.removeprefix('NRT_')})\b",
+                rf"the model status=(?:{number})\b",
+                rf"\bstatus=(?:{number}) message=",
+                rf"Inference completed with err: (?:{number})\b",
+                rf"Failed to load NN: .{{0,300}}, err: (?:{number})\b",
             ],
             sample=f"RuntimeError: Failed to execute the model status={number} message=text ({name})",
             cause=f"Status {number} of the Neuron runtime ({name}): {row['cause']}.",
@@ -102,13 +95,15 @@ def _made_codes() -> Iterator[KnownError]:
     """Entries of the compiler's error codes, and one for the codes that the table lacks."""
     table = _read("compiler_codes.toml")["codes"]
     for code, (cause, remedy) in table.items():
-        yield _make_code(f"ncc-{code.lower()}", rf"\bNCC_{code}\b", code, cause, remedy, "confirmed")
+        yield _make_code(f"ncc-{code.lower()}", rf"\bNCC_(?:{code})\b", code, cause, remedy, "confirmed")
     others = rf"\bNCC_(?!(?:{'|'.join(table)})\b)(?P<code>[A-Z]{{2,6}}\d{{2,4}})\b"
-    cause, remedy = "no public list has it", "Read the compiler's own words beside the code, and AWS's page of error codes."
-    yield _make_code("ncc-other", others, "IXYZ999", cause, remedy, "unconfirmed", shown="{code}")
+    remedy = "Read the compiler's own words beside the code, and AWS's page of error codes."
+    yield _make_code("ncc-other", others, "IXYZ999", "the list of 2026 lacks it", remedy, "unconfirmed", shown="{code}")
 
 
-def _make_code(id_: str, pattern: str, code: str, cause: str, remedy: str, confidence: str, shown: str = "") -> KnownError:
+def _make_code(
+    id_: str, pattern: str, code: str, cause: str, remedy: str, confidence: str, shown: str = ""
+) -> KnownError:
     return _make_entry(
         "compiling",
         id=id_,

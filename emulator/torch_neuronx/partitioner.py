@@ -21,6 +21,7 @@ class PartitionerConfig:
 
     trace_kwargs: dict[str, Any] | None = None  # of each graph: compiler_workdir, compiler_args
     model_support_percentage_threshold: float = 0.5  # least share of operators that must be supported
+    min_operator_percentage_threshold: float | None = None  # the same by its older name, as the application note has it
     min_subgraph_size: int = -1  # least operators of a graph; -1: any
     max_subgraph_count: int = -1  # most graphs; -1: any
     ops_to_partition: set[str] | None = None  # "aten::name" of operators to leave to the processor in any case
@@ -35,15 +36,19 @@ def trace_partitioned(
     ignored = set((config.analyze_parameters or {}).get("additional_ignored_ops", ()))
     moved = set(config.ops_to_partition or ())
 
+    def supported(node: Any) -> bool:
+        return node.kind() in ignored or not find_failure(node)
+
     def on_chip(node: Any) -> bool:
-        return node.kind() not in moved and (node.kind() in ignored or not find_failure(node))
+        return node.kind() not in moved and supported(node)
 
     operators = [node for node in lowered.operators if is_arithmetic(node)]
-    share = sum(map(on_chip, operators)) / max(1, len(operators))
-    if share < config.model_support_percentage_threshold:
+    share = sum(map(supported, operators)) / max(1, len(operators))
+    least = config.min_operator_percentage_threshold
+    least = config.model_support_percentage_threshold if least is None else least
+    if share < least:
         raise ValueError(
-            f"{share:.2%} of the model's operators are supported, "
-            f"model_support_percentage_threshold asks for {config.model_support_percentage_threshold:.2%}"
+            f"{share:.2%} of the model's operators are supported, model_support_percentage_threshold asks for {least:.2%}"
         )
     plan = plan_partition(lowered, on_chip, minimum_segment_size=1, single_fusion_ratio=1.0)
     _validate_limits(config, [sum(map(is_arithmetic, group)) for group in plan.groups.values()])
