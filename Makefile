@@ -10,6 +10,7 @@ WORKERS ?=
 TARGET ?=
 EMULATE ?=
 INSTANCE ?=
+MODELS ?= $(MODEL)
 WAIT ?=
 FILE ?=
 LOGFILE ?=
@@ -30,7 +31,7 @@ STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt setu
 export MODEL TARGET FILE LOGFILE DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help venv mar trace check inspect predict serve stop status doctor test test-long lint format train evaluate bench-forms clean
+.PHONY: help venv mar trace check inspect predict serve stop status plan doctor test test-long lint format train evaluate bench-forms clean
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -68,6 +69,9 @@ stop: venv ## stop the server of that PORT=, and no other
 
 status: venv ## list your servers
 	@$(RUN) status
+
+plan: venv ## print which models, workers and shapes fit on an instance (MODELS="a b", INSTANCE=inf1.6xlarge)
+	@$(RUN) plan $(MODELS) --instance "$(or $(INSTANCE),inf1.xlarge)"
 
 doctor: venv ## look at this machine, or into a log: what is wrong, and what to do (PORT=, LOGFILE=)
 	@$(RUN) doctor $(if $(PORT),--port "$(PORT)") $(if $(LOGFILE),--log "$$LOGFILE")

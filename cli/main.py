@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cli import building, serving
+from cli import building, planning, serving
 from handlers.errors import KitError
 
 
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     building.register(subparsers)
     serving.register(subparsers)
+    planning.register(subparsers)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

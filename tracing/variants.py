@@ -157,7 +157,8 @@ def _build_chip(
         golden_tolerance=float(recipe.chip_tolerances.golden),
         verified_on=target if runnable and not emulated else "emulator",
         certificate=certificate.as_json(),
-        device_bytes=estimate_device_bytes(target, model, modules, options),
+        # Every module has weights of its own; equal ones are one file and one module.
+        device_bytes=estimate_copy_bytes(target, count_parameters(model), options) * len({m.file for m in modules}),
         cpu_share=round(share, 4),
     )
 
@@ -174,18 +175,24 @@ def resolve_options(target: str, recipe: Recipe, model: torch.nn.Module) -> dict
     return options
 
 
-def estimate_device_bytes(
-    target: str, model: torch.nn.Module, modules: Sequence[Module], options: dict[str, Any]
-) -> int:
-    """Return the device memory of all modules on each of their cores: weights in the cast's type for each module.
+def estimate_copy_bytes(target: str, parameters: int, options: dict[str, Any]) -> int:
+    """Return the device memory that the weights of one compiled module take on each of its cores.
 
-    inf1 keeps weights in bf16 unless nothing is cast, inf2 in fp32 unless all is; a module has weights of its own, and
-    a pipeline spreads them over its cores.
+    inf1 keeps weights in bf16 unless nothing is cast, inf2 in fp32 unless all is; a pipeline spreads them.
     """
     narrow = options.get("cast", "all" if target == "inf1" else "matmult")
     size = 2 if narrow == "all" or (target == "inf1" and narrow == "matmult") else 4
-    files = {module.file for module in modules}
-    return count_parameters(model) * size * len(files) // int(options.get("pipeline_cores", 1))
+    return parameters * size // int(options.get("pipeline_cores", 1))
+
+
+def count_operations(recipe: Recipe, model: torch.nn.Module) -> float:
+    """Return the floating-point operations of one item in the largest bucket, as torch's flop counter has them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = generate_inputs(recipe.inputs, 1, seed=0, bucket=sorted_buckets(recipe)[-1])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return float(counter.get_total_flops())
 
 
 def count_parameters(model: torch.nn.Module) -> int:

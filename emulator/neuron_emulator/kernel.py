@@ -145,7 +145,7 @@ def _compute(model: _Model, inputs: Tensors, weights: Tensors) -> Tensors:
     return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
 
-class _Guarded(ChipMode):
+class _Guarded(ChipMode):  # type: ignore[no-untyped-call]  # of torch's __init_subclass__
     """Notes an index beyond its table, of which TorchScript passes on the failure and not the text."""
 
     out_of_bounds = False
