@@ -32,7 +32,7 @@ _models: dict[int, "_Model"] = {}  # address of a packed graph in memory -> its 
 class _Model:
     """A packed graph in this process."""
 
-    storage: Any  # a weak reference of torch's, which has no types, to the packed graph's storage: when it is gone, so is the model
+    storage: Any  # a weak reference, which torch gives no type, to the packed graph: when that is gone, so is the model
     header: Header
     module: torch.jit.ScriptModule
     copies: list[Loaded] = field(default_factory=list)  # where it is loaded; calls take turns

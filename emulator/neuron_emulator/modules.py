@@ -13,6 +13,7 @@ from neuron_emulator import kernel, placement
 from neuron_emulator.arithmetic import Arithmetic
 from neuron_emulator.kernel import ASYNC, DYNAMIC_BATCH, LAZY, SETTINGS, WEIGHTS_ON_DEVICE, compiling
 from neuron_emulator.payload import Header, pack, read_header
+from neuron_emulator.runtime_class import install_runtime_class
 
 NEFF, FLAGS, WEIGHT = "neuron_neff", "neuron_settings", "neuron_weight_"
 _BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8_e4m3": 1}  # of a weight
@@ -224,6 +225,7 @@ def copy_to_core(module: torch.jit.ScriptModule, nc: int) -> torch.jit.ScriptMod
 def install_load_hook() -> None:
     """Make ``torch.jit.load`` put compiled graphs on cores, as importing the framework does; twice is harmless."""
     kernel.register()
+    install_runtime_class()
     if hasattr(torch.jit.load, "neuron_hook"):
         return
     original: Any = torch.jit.load

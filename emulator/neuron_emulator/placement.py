@@ -10,13 +10,18 @@ from typing import Any
 
 from neuron_emulator.runtime import Runtime, get_runtime
 
-_active: list[tuple[int, int]] = []
+_active: list[tuple[int, int]] = [(-1, -1)]  # the default, then the contexts, innermost last
 _NO_RUNTIME = "Neuron runtime cannot be initialized; cannot determine the number of available NeuronCores"
 
 
 def current_placement() -> tuple[int, int]:
     """Return the (start_nc, nc_count) that loads are to use now; -1 leaves one to the runtime."""
-    return _active[-1] if _active else (-1, -1)
+    return _active[-1]
+
+
+def set_default_placement(start_nc: int, nc_count: int) -> None:
+    """Set what loads outside of every context use."""
+    _active[0] = (start_nc, nc_count)
 
 
 def set_neuron_cores(trace: Any, start_nc: int = -1, nc_count: int = -1) -> None:

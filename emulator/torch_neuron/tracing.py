@@ -161,23 +161,20 @@ def _plan(
 
 
 def _ask_builder(model: Any, lowered: Lowered, builder: Callable[[Any], bool]) -> set[Any]:
-    """Return the nodes inside of modules that ``builder`` chooses; it is asked once for each module of the model."""
+    """Return the nodes that ``builder`` chooses; it is asked once for all nodes of one module."""
     modules = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
-    types = {name: type(module).__name__ for name, module in modules.items()}
     answers: dict[str, bool] = {}
     chosen = set()
     for node in lowered.operators:
         path = node.scopeName().rpartition("/")[2].removeprefix("__module").strip(".")
-        parts = path.split(".") if path else []
-        prefixes = [".".join(parts[:count]) for count in range(len(parts) + 1)]
-        for count, prefix in enumerate(prefixes):
-            if prefix not in answers:
-                # AWS docs: node names are tuples of module names; the examples compare them with classes.
-                names = tuple(types.get(each, "") for each in prefixes[: count + 1])
-                answers[prefix] = bool(builder(Operator(names, types.get(prefix, ""))))
-            if answers[prefix]:
-                chosen.add(node)
-                break
+        if path not in answers:
+            parts = path.split(".") if path else []
+            prefixes = [".".join(parts[:count]) for count in range(len(parts) + 1)]
+            # AWS docs: node names are tuples of module names; the examples compare them with classes.
+            names = tuple(type(modules[each]).__name__ for each in prefixes if each in modules)
+            answers[path] = bool(builder(Operator(names, names[-1] if names else "")))
+        if answers[path]:
+            chosen.add(node)
     return chosen
 
 

@@ -16,7 +16,9 @@ COMPILER_VERSION = "2.26.6360.0+emulator"
 # True: the flag takes a value.
 _FLAGS = {
     **dict.fromkeys(("--target", "--model-type", "--auto-cast", "--auto-cast-type", "--optlevel", "-O"), True),
-    **dict.fromkeys(("--logical-nc-config", "-lnc", "--framework", "--output", "--verbose", "--workdir"), True),
+    **dict.fromkeys(
+        ("--logical-nc-config", "--lnc", "-lnc", "--framework", "--output", "--verbose", "--workdir"), True
+    ),
     **dict.fromkeys(("--distribution-strategy", "--internal-hlo2tensorizer-options", "--tensorizer-options"), True),
     **dict.fromkeys(("--enable-saturate-infinity", "--enable-fast-context-switch"), False),
     **dict.fromkeys(("--enable-fast-loading-neuron-binaries", "--enable-mixed-precision-accumulation"), False),
@@ -31,6 +33,7 @@ _CHOICES = {
     "--optlevel": {"1", "2", "3"},
     "-O": {"1", "2", "3"},
     "--logical-nc-config": {"1", "2"},
+    "--lnc": {"1", "2"},
     "-lnc": {"1", "2"},
 }
 
@@ -87,6 +90,11 @@ def find_flag_faults(words: Sequence[str]) -> list[str]:
             faults.append(
                 f"argument {flag}: invalid choice: {value!r} (choose from {', '.join(sorted(_CHOICES[flag]))})"
             )
+    pairs = dict(_pair(words))
+    cores = next((pairs[flag] for flag in ("--lnc", "-lnc", "--logical-nc-config") if flag in pairs), "1")
+    if cores == "2" and pairs.get("--target") != "trn2":
+        # AWS docs: compiler/error-codes/EARG001.rst.
+        faults.append(f"[NCC_EARG001] lnc=2 not supported on {pairs.get('--target') or 'inf2'}")
     return faults
 
 

@@ -48,7 +48,8 @@ def trace_partitioned(
     least = config.model_support_percentage_threshold if least is None else least
     if share < least:
         raise ValueError(
-            f"{share:.2%} of the model's operators are supported, model_support_percentage_threshold asks for {least:.2%}"
+            f"{share:.2%} of the model's operators are supported, "
+            f"model_support_percentage_threshold asks for {least:.2%}"
         )
     plan = plan_partition(lowered, on_chip, minimum_segment_size=1, single_fusion_ratio=1.0)
     _validate_limits(config, [sum(map(is_arithmetic, group)) for group in plan.groups.values()])

@@ -142,3 +142,16 @@ def test_cores_that_are_not_there(start, count, error):
     """Contract 2.11: ValueError for a bad nc_count, RuntimeError for a bad start_nc; texts are the emulator's."""
     with pytest.raises(error):
         torch_neuron.experimental.set_neuron_cores(trace(), start, count)
+
+
+def test_the_runtime_as_a_class(tmp_path):
+    """As public examples use it: how many cores there are, and where modules go from now on."""
+    runtime = torch.classes.neuron.Runtime()
+    runtime.initialize()
+    assert runtime.get_visible_nc_count() == 4
+    trace().save(tmp_path / "m.pt")
+    runtime.set_default_neuron_cores(2, 1)
+    try:
+        assert find_subgraphs(torch.jit.load(tmp_path / "m.pt"))[0].cores == [(2,)]
+    finally:
+        runtime.set_default_neuron_cores(-1, -1)

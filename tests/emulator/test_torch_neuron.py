@@ -142,7 +142,19 @@ def test_the_subgraph_builder_chooses_modules():
     model = torch.nn.Sequential(Convolution(), torch.nn.Softplus(), torch.nn.Softplus()).eval()
     traced = torch_neuron.trace(model, torch.rand(1, 3, 8, 8), subgraph_builder_function=choose)
     assert count(traced, "aten::softplus") == 2
-    assert {"Sequential", "Convolution"} <= seen
+    assert {"Conv2d", "Convolution", "Softplus"} <= seen
+
+
+def test_the_subgraph_builder_can_leave_modules_out():
+    """Contract 2.2: asked of each operator with all the modules around it, as a public notebook does."""
+    model = torch.nn.Sequential(Convolution(), torch.nn.Softplus(), torch.nn.Conv2d(4, 4, 1), torch.nn.ReLU()).eval()
+    traced = torch_neuron.trace(
+        model,
+        torch.rand(1, 3, 8, 8),
+        subgraph_builder_function=lambda node: "Convolution" not in node.name,
+        single_fusion_ratio_threshold=1.0,
+    )
+    assert count(traced, "aten::_convolution") == 1
 
 
 def test_nested_tracing():

@@ -65,7 +65,7 @@ def test_compiler_arguments_are_a_text_or_a_list(args):
     assert find_subgraphs(traced)[0].header.arithmetic.others == "bf16"
 
 
-@pytest.mark.parametrize("args", ["--auto-kast all", "--auto-cast some", "--target inf1"])
+@pytest.mark.parametrize("args", ["--auto-kast all", "--auto-cast some", "--target inf1", "--lnc 2"])
 def test_a_compiler_that_refuses_its_flags(args):
     """Contract 3.1, 10: neuronx-cc failed with 1."""
     with pytest.raises(RuntimeError, match="neuronx-cc failed with 1"):
@@ -108,7 +108,7 @@ def test_tracing_for_a_chip_that_is_elsewhere():
 
 def test_unsupported_operators_raise():
     """Contract 3.1: there is no silent partitioning."""
-    with pytest.raises(RuntimeError, match="neuronx-cc failed with 1: .*aten::sort"):
+    with pytest.raises(RuntimeError, match=r"neuronx-cc failed with 1: .*aten::sort"):
         torch_neuronx.trace(Sorted(), torch.rand(2, 6))
 
 

@@ -1,0 +1,1 @@
+"""Where some public examples import ``trace`` from."""
