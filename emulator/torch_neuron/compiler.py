@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from neuron_emulator.arithmetic import from_flags
+from neuron_emulator.faults import is_injected
 from neuron_emulator.modules import NeuronSubgraph, compile_graph
 
 VERSION = "1.24.0.0"
@@ -40,6 +41,13 @@ _FLAGS = {
 }
 _FAST_MATH = {"all", "none", "fast-relayout", "no-fast-relayout", "fp32-cast-all", "fp32-cast-all-fp16"}
 _FAST_MATH |= {"fp32-cast-matmult", "fp32-cast-matmult-bf16", "fp32-cast-matmult-fp16"}
+
+
+# The real message ends with the address of AWS's package index.
+_MISSING = (
+    "Please check that neuron-cc is installed and working properly. You can install neuron-cc using "
+    "'python3 -m pip install neuron-cc[tensorflow] -U'"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ def compile_segment(
 
     Raises ``subprocess.TimeoutExpired`` beyond ``job.timeout``.
     """
+    if is_injected("compiler-missing"):
+        raise RuntimeError(_MISSING)
     folder = Path(tempfile.mkdtemp(prefix="neuron-cc-")) if job.workdir is None else job.workdir / name.strip("_$")
     command = _command_line(folder, example, job.args)
     logger.info("Compiling function %s with neuron-cc", name)

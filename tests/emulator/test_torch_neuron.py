@@ -288,3 +288,10 @@ def test_a_packed_output_that_escapes_is_warned_of(caplog):
         assert "consuming a PackedSequence" not in caplog.text
         assert count(torch_neuron.trace(Packed(unpack=False), inputs), "aten::lstm") == 1
     assert 'Operator "aten::lstm" consuming a PackedSequence input can only be supported when' in caplog.text
+
+
+def test_a_missing_compiler(monkeypatch):
+    """Contract 9.15, 10: the confirmed text, on demand."""
+    monkeypatch.setenv("NEURON_EMULATOR_FAULT", "compiler-missing")
+    with pytest.raises(RuntimeError, match="Please check that neuron-cc is installed and working properly. You can"):
+        torch_neuron.trace(Convolution(), torch.rand(1, 3, 8, 8))

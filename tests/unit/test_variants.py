@@ -238,3 +238,44 @@ def test_options_are_worked_out(tmp_path: Path, options: str, expected: dict) ->
 
     loaded = load_recipe(str(write_recipe(tmp_path, more=f"targets={{'inf1': {options}}}")))
     assert resolve_options("inf1", loaded.recipe, torch.nn.Linear(3, 3)) == expected
+
+
+SDK = '''
+import torch
+
+__version__ = "2.9.0"
+
+
+def analyze(func, example_inputs, **options):
+    return {"support_percentage": "100.00%", "unsupported_operators": []}
+
+
+def trace(func, example_inputs, **options):
+    assert options["cpu_backend"] and "--target" in options["compiler_args"]
+    return torch.jit.trace(func, example_inputs)
+'''
+
+
+def test_a_build_with_the_sdk_and_without_a_chip_says_what_it_was_verified_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A framework that is not the emulator: compiled for the chip, judged by emulated arithmetic, and so recorded."""
+    import sys
+
+    monkeypatch.delenv(INSTANCE_VARIABLE)
+    for name in [each for each in sys.modules if each.partition(".")[0] == "torch_neuronx"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "sdk" / "torch_neuronx").mkdir(parents=True)
+    (tmp_path / "sdk" / "torch_neuronx" / "__init__.py").write_text(SDK)
+    monkeypatch.syspath_prepend(str(tmp_path / "sdk"))
+    compiler = tmp_path / "sdk" / "neuronx-cc"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'sdk'}:/usr/bin:/bin")
+    notes: list[str] = []
+    more = "targets={'inf2': {'max_cpu_share': 1.0}}"
+    (variant,) = build(tmp_path, target="inf2", notes=notes, more=more).variants
+    monkeypatch.delitem(sys.modules, "torch_neuronx")
+    assert (variant.emulated, variant.verified_on) == (False, "emulator")
+    assert variant.verification["max_abs_error"] == variant.certificate["figures"]["max_abs_error"]
+    assert any("no chip here to run the compiled modules on" in note for note in notes)
