@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from handlers.artifact import Record
-from handlers.worker import find_difference
+from handlers.comparing import find_difference
 from serving.errors import NotReady
 from serving.requesting import Client, Reply
 from serving.runs import RunFolder, RunState, find_process

@@ -18,9 +18,9 @@ from typing import Any
 
 from handlers import artifact, integrity
 from handlers.artifact import Record
+from handlers.comparing import find_difference
 from handlers.errors import BrokenArchive
 from handlers.neuron import INSTANCE_VARIABLE
-from handlers.worker import find_difference
 from tracing.archiving import MANIFEST
 from tracing.errors import CheckError
 

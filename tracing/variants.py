@@ -1,9 +1,6 @@
 """One variant, step by step: compiled for one target, verified, and certified under the chip's arithmetic."""
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handlers import cores, neuron, targets
+from handlers import targets
 from handlers.artifact import Module, Variant
 from handlers.batching import choose_bucket, pad_sample
 from handlers.handler import Handler, Tensors
@@ -19,10 +16,12 @@ from handlers.worker import Bucket, group_buckets
 from tracing import certifying, operators
 from tracing.compiling import compile_modules, generate_inputs
 from tracing.errors import PreflightError
+from tracing.estimating import count_parameters, estimate_copy_bytes, resolve_options
 from tracing.preflight import run_preflight
 from tracing.recipe import Recipe, Tolerances, plain, sorted_buckets, tensor_specs
 from tracing.splitting import split_end
 from tracing.traps import find_traps
+from tracing.verification_host import emulated_instance, verification_host
 from tracing.verifying import verify_model
 
 Progress = Callable[[str], None]
@@ -125,7 +124,7 @@ def _build_chip(
         activate=source.handler.activate,
     )
     progress(f"certified under {target}'s arithmetic: {certificate.summary()}")
-    with _host(backend, worker_cores, emulated=emulated):
+    with verification_host(backend, worker_cores, emulated=emulated):
         modules = compile_modules(
             body,
             target=target,
@@ -163,43 +162,6 @@ def _build_chip(
     )
 
 
-def resolve_options(target: str, recipe: Recipe, model: torch.nn.Module) -> dict[str, Any]:
-    """Return the recipe's options for a chip with every number that depends on the model worked out."""
-    options = dict(recipe.targets.get(target, {}))
-    backend = targets.get_target(target)
-    parameters = count_parameters(model)
-    worker_cores = backend.cores_per_worker(options, parameters, recipe.cores_per_worker)
-    if "pipeline_cores" in options:
-        options["pipeline_cores"] = worker_cores if options["pipeline_cores"] != 1 else 1
-    options["data_parallel"] = worker_cores if options.get("pipeline_cores", 1) == 1 else 1
-    return options
-
-
-def estimate_copy_bytes(target: str, parameters: int, options: dict[str, Any]) -> int:
-    """Return the device memory that the weights of one compiled module take on each of its cores.
-
-    inf1 keeps weights in bf16 unless nothing is cast, inf2 in fp32 unless all is; a pipeline spreads them.
-    """
-    narrow = options.get("cast", "all" if target == "inf1" else "matmult")
-    size = 2 if narrow == "all" or (target == "inf1" and narrow == "matmult") else 4
-    return parameters * size // int(options.get("pipeline_cores", 1))
-
-
-def count_operations(recipe: Recipe, model: torch.nn.Module) -> float:
-    """Return the floating-point operations of one item in the largest bucket, as torch's flop counter has them."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    inputs = generate_inputs(recipe.inputs, 1, seed=0, bucket=sorted_buckets(recipe)[-1])
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
-    return float(counter.get_total_flops())
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """Return the number of trained values."""
-    return sum(value.numel() for value in model.parameters())
-
-
 def _find_traps(
     target: str,
     source: Source,
@@ -223,7 +185,7 @@ def _find_traps(
         batch_sizes=source.recipe.batch_sizes,
         keep_on_cpu=source.recipe.keep_on_cpu,
         buckets=len(items),
-        instance=_emulated_instance(),
+        instance=emulated_instance(),
         handler=source.handler_file,
     )
     for warning in found.warnings:
@@ -283,53 +245,6 @@ def _verify(
         f"cosine {worst['min_cosine']:.6f}, top-1 {worst['top1_agreement']:.3f}"
     )
     return worst
-
-
-@contextmanager
-def _host(backend: Any, worker_cores: int, *, emulated: bool) -> Iterator[None]:
-    """Give this process cores to verify on: an emulated host of its own, or leased ones of a chip."""
-    if emulated:
-        with tempfile.TemporaryDirectory(prefix="torchserve-neuron-") as registry, _environment(registry):
-            yield
-        return
-    if backend.missing(False) is not None:
-        yield
-        return
-    lease = cores.take_lease(
-        backend.core_kind(), worker_cores, host_cores=backend.host_cores(), places=1, label="verification of a build"
-    )
-    try:
-        backend.prepare(lease.cores)
-        yield
-    finally:
-        lease.release()
-
-
-@contextmanager
-def _environment(registry: str) -> Iterator[None]:
-    """Emulate a host that no server's workers are on, for the time of a ``with``."""
-    from neuron_emulator.runtime import reset_runtime
-
-    names = ("NEURON_EMULATOR_FOLDER", "NEURON_RT_VISIBLE_CORES", "NEURON_RT_NUM_CORES")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ["NEURON_EMULATOR_FOLDER"] = registry
-    reset_runtime()
-    try:
-        yield
-    finally:
-        reset_runtime()
-        for name in names:
-            os.environ.pop(name, None)
-        os.environ.update({name: value for name, value in before.items() if value is not None})
-
-
-def _emulated_instance() -> Any:
-    """Return the emulated instance, whose memory and cores are known; Any: its class is the emulator's."""
-    if neuron.INSTANCE_VARIABLE not in os.environ:
-        return None
-    from neuron_emulator.instances import current_instance
-
-    return current_instance()
 
 
 def _first_real(items: Sequence[Sequence[Tensors]]) -> Sequence[Tensors]:

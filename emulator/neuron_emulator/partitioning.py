@@ -7,17 +7,14 @@ Nodes that make no tensor (constants, lists, sizes) have no level; they are copi
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
+from neuron_emulator.graphs import Copier, Node, Value, find_tensors, is_arithmetic, makes_tensors
 from neuron_emulator.modules import NeuronSubgraph, trace_outside
 
-# torch._C's own; it has no types for them.
-Node: TypeAlias = Any
-Value: TypeAlias = Any
 CompileGroup = Callable[[torch.nn.Module, tuple[torch.Tensor, ...], str], NeuronSubgraph | None]
-_GLUE = frozenset({"prim::NumToTensor"})  # a tensor that only holds a size
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Lowered:
     @property
     def operators(self) -> list[Node]:
         """The nodes that make tensors."""
-        return [node for node in self.graph.nodes() if _makes_tensors(node)]
+        return [node for node in self.graph.nodes() if makes_tensors(node)]
 
 
 @dataclass(frozen=True)
@@ -106,18 +103,6 @@ def build_module(
     return _assemble(lowered, plan, subgraphs, weights, example_inputs, options)
 
 
-def is_arithmetic(node: Node) -> bool:
-    """Whether a node is an operator, rather than a primitive of TorchScript."""
-    return bool(node.kind().startswith("aten::")) and _makes_tensors(node)
-
-
-def source_line(node: Node) -> str:
-    """Return "file(line): function" of the user's code that a node came from, or ""."""
-    lines = [line for line in node.sourceRange().splitlines() if "): " in line]
-    own = [line for line in lines if "/torch/" not in line]
-    return str((own or lines or [""])[0]).strip()
-
-
 def _state(module: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
@@ -128,46 +113,17 @@ def _weight_values(lowered: Lowered) -> list[Value]:
     return inputs[len(inputs) - len(lowered.weights) :]
 
 
-def _makes_tensors(node: Node) -> bool:
-    outputs = list(node.outputs())
-    return (
-        bool(outputs)
-        and node.kind() not in ("prim::Constant", "prim::Param", *_GLUE)
-        and all(value.type().kind() == "TensorType" for value in outputs)
-    )
-
-
 def _assign_levels(nodes: Sequence[Node], chosen: set[Node]) -> dict[Node, int]:
     levels: dict[Node, int] = {}
     for node in nodes:
         on_chip = node in chosen
         level = 0 if on_chip else -1
-        for value in _find_tensors(node):
+        for value in find_tensors(node):
             before = levels.get(value.node())
             if before is not None:
                 level = max(level, before if (before % 2 == 0) == on_chip else before + 1)
         levels[node] = level
     return levels
-
-
-def _find_tensors(node: Node) -> list[Value]:
-    """Return the tensors that a node takes, also those inside lists and sizes, and in its blocks."""
-    found: list[Value] = []
-    waiting = list(node.inputs())
-    for block in node.blocks():
-        for inner in block.nodes():
-            waiting += _find_tensors(inner)
-    while waiting:
-        value = waiting.pop()
-        if _is_glue(value):
-            waiting += list(value.node().inputs())
-        elif value not in found:
-            found.append(value)
-    return found
-
-
-def _is_glue(value: Value) -> bool:
-    return value.node().kind() != "prim::Param" and not _makes_tensors(value.node())
 
 
 def _find_edges(
@@ -177,56 +133,18 @@ def _find_edges(
     members = set(group)
     inputs: list[Value] = []
     for node in group:
-        for value in _find_tensors(node):
+        for value in find_tensors(node):
             if value.node() not in members and value not in inputs and value not in weights:
                 inputs.append(value)
     wanted: set[Value] = set()
     for node in plan.levels:
         if node not in members:
-            wanted |= set(_find_tensors(node))
-    wanted |= set(_find_tensors(lowered.graph.return_node()))
+            wanted |= set(find_tensors(node))
+    wanted |= set(find_tensors(lowered.graph.return_node()))
     outputs = [value for node in group for value in node.outputs() if value in wanted]
     order = {value.debugName(): index for index, value in enumerate(lowered.graph.inputs())}
     inputs.sort(key=lambda value: order.get(value.debugName(), len(order)))
     return inputs, outputs
-
-
-class _Copier:
-    """Copies nodes into a new graph; what makes no tensor comes along on demand."""
-
-    def __init__(self) -> None:
-        self.graph: Any = torch._C.Graph()
-        self.known: dict[Value, Value] = {}
-
-    def add_input(self, value: Value) -> None:
-        self.known[value] = self.graph.addInput()
-        self.known[value].setType(value.type())
-
-    def copy_node(self, node: Node) -> None:
-        for value in [*node.inputs(), *_block_values(node)]:
-            self.find(value)
-        copied = self.graph.insertNode(self.graph.createClone(node, self.find))
-        for value, new in zip(node.outputs(), copied.outputs(), strict=True):
-            self.known[value] = new
-
-    def find(self, value: Value) -> Value:
-        if value not in self.known:
-            if not _is_glue(value):
-                raise RuntimeError(f"the graph uses {value.debugName()} before it is made")
-            self.copy_node(value.node())
-        return self.known[value]
-
-    def make_function(self, outputs: Sequence[Value]) -> Any:
-        for value in outputs:
-            self.graph.registerOutput(self.find(value))
-        if len(outputs) > 1:
-            self.graph.makeMultiOutputIntoTuple()
-        torch._C._jit_pass_dce(self.graph)
-        return torch._C._create_function_from_graph("forward", self.graph)
-
-
-def _block_values(node: Node) -> list[Value]:
-    return [value for block in node.blocks() for inner in block.nodes() for value in _find_tensors(inner)]
 
 
 class _Segment(torch.nn.Module):
@@ -251,8 +169,8 @@ def _make_segment(
     outputs: Sequence[Value],
     weights: dict[Value, tuple[str, torch.Tensor]],
 ) -> torch.nn.Module:
-    used = [value for value in weights if any(value in _find_tensors(node) for node in group)]
-    copier = _Copier()
+    used = [value for value in weights if any(value in find_tensors(node) for node in group)]
+    copier = Copier()
     for value in (*inputs, *used):
         copier.add_input(value)
     for node in group:
@@ -269,7 +187,7 @@ def _run_values(lowered: Lowered, plan: Plan, example_inputs: tuple[Any, ...]) -
     leaves = dict(zip((value.debugName() for value in lowered.graph.inputs()), example_inputs, strict=False))
     found = {value.debugName(): leaves[value.debugName()] for value in given}
     if made:
-        copier = _Copier()
+        copier = Copier()
         for value in lowered.graph.inputs():
             copier.add_input(value)
         for node in lowered.operators:
@@ -289,12 +207,12 @@ def _assemble(
     example_inputs: tuple[Any, ...],
     options: dict[str, Any],
 ) -> torch.jit.ScriptModule:
-    copier = _Copier()
+    copier = Copier()
     inputs = [value for value in lowered.graph.inputs() if value not in weights]
     for value in inputs:
         copier.add_input(value)
     left = [node for node, level in plan.levels.items() if level not in subgraphs]
-    kept = {value for node in left for value in _find_tensors(node)} | set(_find_tensors(lowered.graph.return_node()))
+    kept = {value for node in left for value in find_tensors(node)} | set(find_tensors(lowered.graph.return_node()))
     tensors = {name: tensor for value, (name, tensor) in weights.items() if value in kept}
     for value in weights:
         if value in kept:
@@ -337,7 +255,7 @@ def _add_arguments(graph: Any, subgraph: NeuronSubgraph) -> tuple[list[Value]]:
 
 
 def _add_call(
-    copier: _Copier,
+    copier: Copier,
     subgraph: NeuronSubgraph,
     inputs: Sequence[Value],
     outputs: Sequence[Value],

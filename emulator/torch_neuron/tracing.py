@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from neuron_emulator.graphs import is_arithmetic
 from neuron_emulator.modules import trace_quietly
-from neuron_emulator.partitioning import Lowered, Plan, build_module, is_arithmetic, lower, plan_partition
+from neuron_emulator.partitioning import Lowered, Plan, build_module, lower, plan_partition
 
 from torch_neuron.compiler import Job, compile_segment
 from torch_neuron.operators import find_lstm_warnings, is_supported

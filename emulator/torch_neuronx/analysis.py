@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from neuron_emulator.graphs import is_arithmetic
 from neuron_emulator.modules import trace_quietly
-from neuron_emulator.partitioning import is_arithmetic, lower
+from neuron_emulator.partitioning import lower
 
 from torch_neuronx.compiler import COMPILER_VERSION, VERSION
 from torch_neuronx.operators import find_failure

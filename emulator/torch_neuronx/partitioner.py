@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from neuron_emulator.graphs import is_arithmetic
 from neuron_emulator.modules import NeuronSubgraph, trace_quietly
-from neuron_emulator.partitioning import build_module, is_arithmetic, lower, plan_partition
+from neuron_emulator.partitioning import build_module, lower, plan_partition
 
 from torch_neuronx.compiler import compile_whole, split_args
 from torch_neuronx.operators import find_failure

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from neuron_emulator.graphs import is_arithmetic
 from neuron_emulator.modules import Flat, NeuronSubgraph, Structured, place_subgraphs, trace_outside, trace_quietly
-from neuron_emulator.partitioning import is_arithmetic, lower
+from neuron_emulator.partitioning import lower
 from neuron_emulator.runtime import get_runtime
 
 from torch_neuronx.compiler import compile_whole, find_target, split_args

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from handlers.artifact import Record
-from handlers.worker import find_difference
+from handlers.comparing import find_difference
 from tests import servers
 from tests.servers import RECIPES
 from tracing import checking

@@ -13,8 +13,8 @@ from handlers.neuron import INSTANCE_VARIABLE
 from tests.recipes import write_recipe
 from tracing.building import is_up_to_date, trace
 from tracing.errors import CompileError, PreflightError, VerificationError
+from tracing.estimating import resolve_options
 from tracing.loading import load_recipe
-from tracing.variants import resolve_options
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDING = """
@@ -240,7 +240,7 @@ def test_options_are_worked_out(tmp_path: Path, options: str, expected: dict) ->
     assert resolve_options("inf1", loaded.recipe, torch.nn.Linear(3, 3)) == expected
 
 
-SDK = '''
+SDK = """
 import torch
 
 __version__ = "2.9.0"
@@ -253,7 +253,7 @@ def analyze(func, example_inputs, **options):
 def trace(func, example_inputs, **options):
     assert options["cpu_backend"] and "--target" in options["compiler_args"]
     return torch.jit.trace(func, example_inputs)
-'''
+"""
 
 
 def test_a_build_with_the_sdk_and_without_a_chip_says_what_it_was_verified_on(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers import artifact, cores
+from handlers.comparing import find_difference
 from handlers.cores import Lease
 from handlers.errors import (
     BadRequest,
@@ -24,7 +25,7 @@ from handlers.errors import (
 )
 from handlers.handler import Handler
 from handlers.payloads import INSTANCES, PLAIN, TENSORS, Payload
-from handlers.worker import Bucket, Worker, choose_variant, find_difference, make_handler, start_worker
+from handlers.worker import Bucket, Worker, choose_variant, make_handler, start_worker
 from tests.fakes import Echo, make_picture, run_model
 from tests.forging import make_record, reseal
 

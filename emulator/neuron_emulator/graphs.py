@@ -1,0 +1,90 @@
+"""Nodes of TorchScript graphs: what each takes and makes, and copying some of them into a graph of their own."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+# torch._C's own; it has no types for them.
+Node: TypeAlias = Any
+Value: TypeAlias = Any
+_GLUE = frozenset({"prim::NumToTensor"})  # a tensor that only holds a size
+
+
+def is_arithmetic(node: Node) -> bool:
+    """Whether a node is an operator, rather than a primitive of TorchScript."""
+    return bool(node.kind().startswith("aten::")) and makes_tensors(node)
+
+
+def source_line(node: Node) -> str:
+    """Return "file(line): function" of the user's code that a node came from, or ""."""
+    lines = [line for line in node.sourceRange().splitlines() if "): " in line]
+    own = [line for line in lines if "/torch/" not in line]
+    return str((own or lines or [""])[0]).strip()
+
+
+def makes_tensors(node: Node) -> bool:
+    outputs = list(node.outputs())
+    return (
+        bool(outputs)
+        and node.kind() not in ("prim::Constant", "prim::Param", *_GLUE)
+        and all(value.type().kind() == "TensorType" for value in outputs)
+    )
+
+
+def find_tensors(node: Node) -> list[Value]:
+    """Return the tensors that a node takes, also those inside lists and sizes, and in its blocks."""
+    found: list[Value] = []
+    waiting = list(node.inputs())
+    for block in node.blocks():
+        for inner in block.nodes():
+            waiting += find_tensors(inner)
+    while waiting:
+        value = waiting.pop()
+        if is_glue(value):
+            waiting += list(value.node().inputs())
+        elif value not in found:
+            found.append(value)
+    return found
+
+
+def is_glue(value: Value) -> bool:
+    return value.node().kind() != "prim::Param" and not makes_tensors(value.node())
+
+
+class Copier:
+    """Copies nodes into a new graph; what makes no tensor comes along on demand."""
+
+    def __init__(self) -> None:
+        self.graph: Any = torch._C.Graph()
+        self.known: dict[Value, Value] = {}
+
+    def add_input(self, value: Value) -> None:
+        self.known[value] = self.graph.addInput()
+        self.known[value].setType(value.type())
+
+    def copy_node(self, node: Node) -> None:
+        for value in [*node.inputs(), *_block_values(node)]:
+            self.find(value)
+        copied = self.graph.insertNode(self.graph.createClone(node, self.find))
+        for value, new in zip(node.outputs(), copied.outputs(), strict=True):
+            self.known[value] = new
+
+    def find(self, value: Value) -> Value:
+        if value not in self.known:
+            if not is_glue(value):
+                raise RuntimeError(f"the graph uses {value.debugName()} before it is made")
+            self.copy_node(value.node())
+        return self.known[value]
+
+    def make_function(self, outputs: Sequence[Value]) -> Any:
+        for value in outputs:
+            self.graph.registerOutput(self.find(value))
+        if len(outputs) > 1:
+            self.graph.makeMultiOutputIntoTuple()
+        torch._C._jit_pass_dce(self.graph)
+        return torch._C._create_function_from_graph("forward", self.graph)
+
+
+def _block_values(node: Node) -> list[Value]:
+    return [value for block in node.blocks() for inner in block.nodes() for value in find_tensors(inner)]
