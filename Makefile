@@ -70,8 +70,9 @@ stop: venv ## stop the server of that PORT=, and no other
 status: venv ## list your servers
 	@$(RUN) status
 
-plan: venv ## print which models, workers and shapes fit on an instance (MODELS="a b", INSTANCE=inf1.6xlarge)
-	@$(RUN) plan $(MODELS) --instance "$(or $(INSTANCE),inf1.xlarge)"
+plan: venv ## print which models, workers and shapes fit on an instance (MODELS="a b", INSTANCE=inf1.6xlarge, WORKERS="a=2")
+	@$(RUN) plan $(MODELS) --instance "$(or $(INSTANCE),inf1.xlarge)" $(if $(WORKERS),--workers "$(WORKERS)") \
+	  $(if $(TARGET),--target "$$TARGET")
 
 doctor: venv ## look at this machine, or into a log: what is wrong, and what to do (PORT=, LOGFILE=)
 	@$(RUN) doctor $(if $(PORT),--port "$(PORT)") $(if $(LOGFILE),--log "$$LOGFILE")

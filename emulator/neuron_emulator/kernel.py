@@ -134,7 +134,8 @@ def _execute(model: _Model, copy: Loaded, inputs: Tensors, weights: Tensors, *, 
 def _compute(model: _Model, inputs: Tensors, weights: Tensors) -> Tensors:
     mode = _Guarded(model.header.arithmetic)
     try:
-        with torch.no_grad(), mode:
+        # Not optimised: a fuser, such as oneDNN's, would compute several operators at once, past the mode.
+        with torch.no_grad(), torch.jit.optimized_execution(False), mode:  # type: ignore[attr-defined]
             outputs = model.module(*inputs, *weights)
     except RuntimeError as exc:
         if mode.out_of_bounds:

@@ -108,6 +108,17 @@ def test_an_index_beyond_the_table_is_out_of_bounds():
         traced(torch.tensor([[1, 99]]))
 
 
+def test_fusers_of_the_processor_do_not_get_in(saved):
+    """Contract 5.2: a process that has switched them on, as for models of the processor, still sees bf16."""
+    exact = Convolution()(IMAGE)
+    torch.jit.enable_onednn_fusion(True)
+    try:
+        module = torch.jit.load(saved)
+        assert all(float((module(IMAGE) - exact).abs().max()) > 1e-4 for _ in range(4))
+    finally:
+        torch.jit.enable_onednn_fusion(False)
+
+
 def test_threads_share_a_module(saved):
     """Contract 4.2.4: threads inside the owner may share a core."""
     module, expected, found = torch.jit.load(saved), Convolution()(IMAGE), []
