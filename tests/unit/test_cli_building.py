@@ -136,7 +136,8 @@ def test_inspect_prints_a_table(capsys, tiny_archive):
     assert lines["archive"].endswith(f"bytes, sha256 {integrity.hash_file(tiny_archive)}")
     assert lines["batch 4"].startswith("image float32 [4, 3, 8, 8] -> output  modules/")
     assert lines["variant"] == "cpu"
-    assert lines["golden requests"] == "tiny_red.png, tiny_green.png, tiny_blue.png (within 0.01)"
+    assert lines["golden requests"] == "tiny_red.png, tiny_green.png, tiny_blue.png"
+    assert (lines["verified on"], lines["golden tolerance"]) == ("cpu", "0.01")
     assert float(lines["max_abs_error"]) < 1e-4
     assert "handlers/service.py" in lines.values()
 

@@ -1,6 +1,7 @@
 """Traps of a chip, planted in models, hosts and handlers: each is caught, with its place and the way out."""
 
 import re
+import sys
 import textwrap
 from types import SimpleNamespace
 
@@ -242,6 +243,8 @@ def test_hosts_that_cannot_compile_or_serve(target, changed, message):
 def test_only_the_real_sdk_is_judged(tmp_path, monkeypatch):
     """The emulator's torch_neuron lies beside it and needs no compiler; its arithmetic alone says nothing."""
     load_arithmetic()
+    for name in [each for each in sys.modules if each.partition(".")[0] == "torch_neuron"]:
+        monkeypatch.delitem(sys.modules, name)  # of other tests
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "torch_neuron").mkdir()
