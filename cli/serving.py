@@ -117,9 +117,18 @@ def _status(options: argparse.Namespace) -> int:
     elif not rows:
         print("no server of ours runs")
     for row in [] if options.json else rows:
-        state_of_one = row["one_worker"].get("status", "no answer")
-        print(f"{row['port']}  {row['model']}  process {row['pid']}  {len(row['workers'])} workers, {state_of_one}")
+        print(_format_server(row))
     return 0
+
+
+def _format_server(row: dict[str, Any]) -> str:
+    """Return a server as a line; Any: JSON of its run state and of one worker."""
+    worker, instance = row["one_worker"], row["settings"].get("emulated")
+    target = f" for {worker['target']}" if "target" in worker else ""
+    emulated = f", EMULATED ({instance})" if instance else ""
+    state = f"{len(row['workers'])} workers, {worker.get('status', 'no answer')}{emulated}"
+    passed_over = "".join(f"\n  passed over {reason}" for reason in worker.get("passed_over", []))
+    return f"{row['port']}  {row['model']}{target}  process {row['pid']}  {state}{passed_over}"
 
 
 def _doctor(options: argparse.Namespace) -> int:

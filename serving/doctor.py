@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from handlers import cores
+from handlers import cores, neuron
 from handlers.errors import KitError
 from serving import runs
 from serving.host import read_cpu_quota
@@ -23,6 +23,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 _DISK_WANTED = 2_000_000_000  # bytes: an environment takes about 1 GB, logs and unpacked archives some more
 _MEMORY_WANTED = 1_500_000_000  # bytes: the JVM and two workers with torch
 _TESTED_TORCHSERVE = ("0.11.0", "0.12.0")
+_DRIVER = Path("/sys/module/neuron")  # there while the kernel has the module loaded
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def examine(port: int, store: Path) -> list[Finding]:
         "memory": _check_memory,
         "processors": _check_processors,
         "neuron": _check_neuron,
+        "neuron driver": _check_driver,
         "leases": _check_leases,
         "servers": _check_servers,
     }
@@ -129,7 +131,7 @@ def _check_processors() -> Finding:
 
 
 def _check_neuron() -> Finding:
-    devices = sorted(Path("/dev").glob("neuron[0-9]*"))
+    devices, instance = neuron.find_devices(), os.environ.get(neuron.INSTANCE_VARIABLE)
     tool = shutil.which("neuron-ls")
     if tool is None:
         if devices:
@@ -141,7 +143,25 @@ def _check_neuron() -> Finding:
         count = sum(int(device["nc_count"]) for device in json.loads(done.stdout))
     except (ValueError, KeyError, TypeError):
         return Finding("neuron", WARNING, f"neuron-ls failed: {(done.stderr or done.stdout).strip()[:200]}", "run it")
-    return Finding("neuron", OK, f"{len(devices)} devices, {count} NeuronCores")
+    what = f"EMULATED ({instance})" if instance else f"{len(devices)} devices"
+    held = [each for each in cores.lease_holders() if each.kind == neuron.core_kind()]
+    users = ", ".join(sorted({f"process {each.pid} ({each.label})" for each in held}))
+    taken = f", {len(held)} held by {users}" if held else ", none held by a worker"
+    return Finding("neuron", OK, f"{what}, {count} NeuronCores{taken}")
+
+
+def _check_driver() -> Finding:
+    devices, version_file = neuron.find_devices(), _DRIVER / "version"
+    if not _DRIVER.is_dir():
+        if devices:
+            advice = "the host, outside the container, needs aws-neuronx-dkms (on inf1: 2.24.*)"
+            return Finding("neuron driver", WARNING, f"{len(devices)} devices, and no module in {_DRIVER}", advice)
+        return Finding("neuron driver", OK, "not loaded; only a host with a chip needs it")
+    found = version_file.read_text().strip() if version_file.is_file() else "of unknown version"
+    if not devices:
+        advice = "in a container, give it the device with --device=/dev/neuron0; else look at dmesg"
+        return Finding("neuron driver", WARNING, f"{found}, and no /dev/neuron0", advice)
+    return Finding("neuron driver", OK, found)
 
 
 def _check_leases() -> Finding:

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from handlers import cores
 from handlers.neuron import generation_of
+from serving import rules
 from serving.errors import NoRoom
 from serving.instances import Instance
 
-GIB = 2**30
-# A worker with torch and a small model, and the JVM's heap of config.properties, as `make test-long` saw them.
+GIB, MIB = 2**30, 2**20
+# GiB. Seen on the emulator: a worker of a small model 0.24, the JVM 0.23 at its start and at most its heap of 1
+# (config.properties) with what it takes beside. Rounded up, because the SDK's own share is not known.
 _WORKER_GIB, _SERVER_GIB = 0.4, 1.2
-# AWS docs: about-neuron/arch/neuron-hardware/{inf1,inf2}-arch.rst; operations (bf16) and bytes a second of one chip.
-_PEAK = {"inf1": (64e12, 50 * GIB), "inf2": (190e12, 820 * GIB)}
+# Of device memory, taken by each core of the second generation. AWS docs: neuron-runtime/explore/device-memory.rst
+_MICROCODE = {"inf2": 96 * MIB}
 _MANY_BUCKETS = 1000  # beyond, the rule says nothing
-_BYTES = {"inf1": 2, "inf2": 2}  # of a weight in the default cast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,19 @@ class ModelNeed:
     name: str
     target: str  # "inf1" or "inf2"
     cores_per_worker: int
-    device_bytes: int  # on each core of a worker, all buckets and batch sizes together
+    device_bytes: int  # on each core of a worker, all buckets and batch sizes together; see ``resident_bytes``
     parameters: int
     batch_sizes: tuple[int, ...]
     buckets: tuple[str, ...] = ()  # for people; empty where no dimension varies
+    weight_bytes: int = 2  # of one weight on the device
     workers: int = 0  # asked for; 0: as many as fit
-    operations: float = 0.0  # of one item; 0 if not known
+    operations: float = 0.0  # floating-point ones of an item in the largest bucket; 0 if not known
     origin: str = "archive"  # or "estimate"
+
+    @property
+    def modules(self) -> int:
+        """How many compiled shapes a worker loads."""
+        return len(self.batch_sizes) * max(1, len(self.buckets))
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Assignment:
 
     need: ModelNeed
     workers: tuple[tuple[int, ...], ...]  # cores of each
-    copies: int  # that would fit into the memory of one core
+    copies: int  # of the model with all its shapes that the memory of a core holds
     hints: tuple[str, ...] = ()  # AWS's rules of thumb for this model
 
 
@@ -49,81 +56,62 @@ class Plan:
     """All models on an instance."""
 
     instance: Instance
-    assignments: tuple[Assignment, ...]
+    assignments: tuple[Assignment, ...]  # in the order in which to start them: the cores hold for that order
     free: tuple[int, ...]  # cores that nobody has
-    warnings: tuple[str, ...] = field(default=())
+    host_gib: float  # of the instance's own memory that TorchServe and the workers take, estimated
+    warnings: tuple[str, ...] = ()
 
 
 def plan_instance(needs: Sequence[ModelNeed], instance: Instance) -> Plan:
     """Return who gets which cores; raise ``NoRoom`` with the arithmetic if a model or its asked workers do not fit.
 
-    Models that ask for workers get theirs first, wide ones before narrow ones; what is left is dealt out in turn.
-    Ranges follow the rule of the workers' leases: contiguous, and aligned to their length.
+    Each model gets the workers it asks for, or one and then, in turn, what is left. Cores are those that the workers'
+    leases give when the models are started one after the other, wide workers first.
     """
+    _validate_names(needs)
     for need in needs:
         _validate(need, instance)
-    placed: dict[str, list[tuple[int, ...]]] = {need.name: [] for need in needs}
     order = sorted(needs, key=lambda need: -need.cores_per_worker)
-    for need in order:
-        for _ in range(need.workers or 1):
-            if not _place(need, placed, instance):
-                raise NoRoom(_explain(needs, instance))
+    counts = {need.name: need.workers or 1 for need in needs}
+    placed = _place(order, counts, instance)
+    if placed is None:
+        raise NoRoom(_explain(needs, instance))
     waiting = [need for need in order if not need.workers]
     while waiting:
-        waiting = [need for need in waiting if _place(need, placed, instance)]
-    assignments = tuple(_assign(need, tuple(placed[need.name]), instance) for need in needs)
-    return Plan(
-        instance, assignments, tuple(_list_free(placed, instance)), tuple(_find_warnings(assignments, instance))
-    )
+        need = waiting.pop(0)
+        more = {**counts, need.name: counts[need.name] + 1}
+        found = _place(order, more, instance)
+        if found is not None:
+            counts, placed = more, found
+            waiting.append(need)
+    assignments = tuple(_assign(need, placed[need.name], instance) for need in order)
+    held = {core for ranges in placed.values() for each in ranges for core in each}
+    free = tuple(core for core in range(instance.cores) if core not in held)
+    host_gib = _estimate_host_gib(assignments)
+    return Plan(instance, assignments, free, host_gib, tuple(_find_warnings(assignments, host_gib, instance)))
 
 
-def pipeline_cores(parameters: int) -> int:
-    """Return AWS's rule for NeuronCore Pipelines, 4 * round(weights / 2e7); 0 says that none is worth it.
+def resident_bytes(copy_bytes: int, modules: int, parallel: int) -> int:
+    """Return the device memory that a worker's shapes take on its fullest core; ``copy_bytes`` is that of one shape.
 
-    Source: AWS docs, about-neuron/arch/neuron-features/neuroncore-pipeline.rst.
+    Each shape is loaded by itself, one file for several batch sizes too. Over ``parallel`` cores, ``torch.jit.load``
+    puts a copy on one of them, the least used, before ``DataParallel`` puts one on each.
+    Source: AWS docs: archive/torch-neuron/guides/core-placement/torch-core-placement.rst.
     """
-    return 4 * round(parameters / 2e7)
+    doubled = math.ceil(modules / parallel) if parallel > 1 else 0
+    return copy_bytes * (modules + doubled)
 
 
-def buckets_per_core(parameters: int) -> int:
-    """Return how many buckets a core of inf1 holds, round(1e9 / weights) in bf16.
-
-    Source: AWS docs, archive/appnotes/torch-neuron/bucketing-app-note.rst.
-    """
-    return round(1e9 / max(1, parameters))
+def device_room(instance: Instance) -> int:
+    """Return the bytes of device memory that a core has for models."""
+    return int(instance.device_gib_per_core * GIB) - _MICROCODE.get(generation_of(instance.name) or "", 0)
 
 
-def recommended_batch(target: str, parameters: int, operations: float) -> int:
-    """Return AWS's rule for the batch size: half the chip's operations a byte over the model's, rounded up.
-
-    Source: AWS docs, about-neuron/arch/neuron-features/neuroncore-batching.rst. ``operations`` are those of one item.
-    """
-    peak, bandwidth = _PEAK[target]
-    intensity = operations / (parameters * _BYTES[target])
-    return max(1, math.ceil(0.5 * (peak / bandwidth) / intensity))
-
-
-def as_table(plan: Plan) -> str:
-    """Return a plan for people."""
-    instance = plan.instance
-    lines = [
-        f"{instance.name}: {instance.cores} NeuronCores of {instance.device_gib_per_core:g} GiB, "
-        f"{instance.vcpus} vCPUs, {instance.host_gib} GiB of memory ({instance.source})"
-    ]
-    for each in plan.assignments:
-        need = each.need
-        ranges = ", ".join(_show_range(cores_of) for cores_of in each.workers)
-        lines += [
-            f"{need.name} for {need.target} ({need.origin}, {need.parameters:,} parameters)",
-            f"  workers      {len(each.workers)} x {need.cores_per_worker} core(s), on {ranges}",
-            f"  batch sizes  {', '.join(map(str, need.batch_sizes))}"
-            + (f"; buckets {', '.join(need.buckets)}" if need.buckets else ""),
-            f"  memory       {need.device_bytes / GIB:.3f} of {instance.device_gib_per_core:g} GiB on each core "
-            f"(estimate: weights); {each.copies} copies would fit",
-            *(f"  note         {hint}" for hint in each.hints),
-        ]
-    lines.append(f"free cores: {_show_range(plan.free) if plan.free else 'none'}")
-    return "\n".join([*lines, *(f"WARNING: {warning}" for warning in plan.warnings)])
+def _validate_names(needs: Sequence[ModelNeed]) -> None:
+    names = [need.name for need in needs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise NoRoom(f"{', '.join(twice)} is named twice; name each model once, and its workers with --workers MODEL=N")
 
 
 def _validate(need: ModelNeed, instance: Instance) -> None:
@@ -134,25 +122,29 @@ def _validate(need: ModelNeed, instance: Instance) -> None:
             f"a worker of {need.name} takes {need.cores_per_worker} cores, {instance.name} has {instance.cores}; "
             "lower pipeline_cores or cores_per_worker, or take a larger instance"
         )
-    room = instance.device_gib_per_core * GIB
+    room = device_room(instance)
     if need.device_bytes > room:
         raise NoRoom(
-            f"{need.name} takes {need.device_bytes / GIB:.2f} GiB on a core, {instance.name} has "
-            f"{instance.device_gib_per_core:g} GiB: compile fewer batch sizes and buckets, or spread it over a pipeline"
+            f"{need.name} takes {need.device_bytes / GIB:.2f} GiB on a core ({need.modules} shapes of "
+            f"{need.parameters:,} weights), {instance.name} has {room / GIB:.3g} GiB: compile fewer batch sizes and "
+            "buckets, or spread it over a pipeline"
         )
 
 
-def _place(need: ModelNeed, placed: Mapping[str, list[tuple[int, ...]]], instance: Instance) -> bool:
-    held = {core for ranges in placed.values() for each in ranges for core in each}
-    ranges = cores.free_ranges(range(instance.cores), need.cores_per_worker, held)
-    if ranges:
-        placed[need.name].append(ranges[0])
-    return bool(ranges)
-
-
-def _list_free(placed: Mapping[str, list[tuple[int, ...]]], instance: Instance) -> list[int]:
-    held = {core for ranges in placed.values() for each in ranges for core in each}
-    return [core for core in range(instance.cores) if core not in held]
+def _place(
+    order: Sequence[ModelNeed], counts: Mapping[str, int], instance: Instance
+) -> dict[str, tuple[tuple[int, ...], ...]] | None:
+    """Return the cores of each model's workers as leases give them, lowest range first, or None if they do not fit."""
+    held: set[int] = set()
+    placed = {}
+    for need in order:
+        count = counts[need.name]
+        ranges = cores.free_ranges(range(instance.cores), need.cores_per_worker, held)[:count]
+        if len(ranges) < count:
+            return None
+        held.update(core for each in ranges for core in each)
+        placed[need.name] = tuple(ranges)
+    return placed
 
 
 def _explain(needs: Sequence[ModelNeed], instance: Instance) -> str:
@@ -165,36 +157,50 @@ def _explain(needs: Sequence[ModelNeed], instance: Instance) -> str:
 
 
 def _assign(need: ModelNeed, workers: tuple[tuple[int, ...], ...], instance: Instance) -> Assignment:
-    copies = int(instance.device_gib_per_core * GIB // max(1, need.device_bytes))
+    return Assignment(need, workers, device_room(instance) // max(1, need.device_bytes), tuple(_list_hints(need)))
+
+
+def _list_hints(need: ModelNeed) -> list[str]:
     hints = []
-    if need.target == "inf1" and pipeline_cores(need.parameters):
-        hints.append(f"AWS's 4 * round(weights / 2e7) gives {pipeline_cores(need.parameters)} pipeline cores")
-    if need.target == "inf1" and buckets_per_core(need.parameters) < _MANY_BUCKETS:
-        hints.append(f"AWS's round(1e9 / weights) gives {buckets_per_core(need.parameters)} buckets on a core")
-    if need.operations:
-        batch = recommended_batch(need.target, need.parameters, need.operations)
-        hints.append(f"AWS's rule for the batch size gives {batch} ({need.operations / 1e9:.2f} GFLOP an item)")
-    return Assignment(need, workers, copies, tuple(hints))
+    if need.target == "inf1":
+        pipeline, buckets = rules.suggest_pipeline(need.parameters), rules.suggest_buckets(need.parameters)
+        if pipeline > 1:
+            hints.append(f"4 * round(weights / 2e7) = {pipeline} pipeline cores ({rules.PIPELINE_SOURCE})")
+        if buckets < _MANY_BUCKETS:
+            hints.append(
+                f"round(1e9 / weights) = {buckets} shapes on a core, it has {need.modules} ({rules.BUCKETS_SOURCE})"
+            )
+    if need.operations > 0:
+        batch = rules.suggest_batch(
+            need.target, parameters=need.parameters, weight_bytes=need.weight_bytes, operations=need.operations
+        )
+        hints.append(
+            f"ceil(0.5 * (peak / bandwidth) / (operations / weights' bytes)) = batch size {batch}, with "
+            f"{need.operations / 1e9:.3g} GFLOP an item ({rules.BATCH_SOURCE})"
+        )
+    return hints
 
 
-def _find_warnings(assignments: Sequence[Assignment], instance: Instance) -> list[str]:
+def _estimate_host_gib(assignments: Sequence[Assignment]) -> float:
+    """Return what the models' servers and workers take of the host's memory, in GiB.
+
+    Compiled files hold the weights, and a worker keeps them.
+    """
+    total = 0.0
+    for each in assignments:
+        weights = each.need.device_bytes * each.need.cores_per_worker / GIB
+        total += _SERVER_GIB + len(each.workers) * (_WORKER_GIB + weights)
+    return round(total, 2)
+
+
+def _find_warnings(assignments: Sequence[Assignment], host_gib: float, instance: Instance) -> list[str]:
     total = sum(len(each.workers) for each in assignments)
     warnings = []
     if total > instance.vcpus:
         warnings.append(f"{total} workers share {instance.vcpus} vCPUs; preparing requests may be what is slow")
-    wanted = _SERVER_GIB + total * _WORKER_GIB
-    if wanted > instance.host_gib:
-        warnings.append(f"{total} workers and TorchServe take about {wanted:.1f} of {instance.host_gib} GiB of memory")
+    if host_gib > instance.host_gib:
+        warnings.append(
+            f"{total} workers and TorchServe take about {host_gib:.1f} of {instance.host_gib} GiB of memory; "
+            "ask for fewer workers"
+        )
     return warnings
-
-
-def _show_range(numbers: Sequence[int]) -> str:
-    if not numbers:
-        return "none"
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -41,6 +41,7 @@ class DataParallel(torch.nn.Module):
         self.num_workers = 2 * len(self.device_ids)
         self.split_size: int | None = None
         self.dynamic_batching = False
+        _unload(model)
         self._copies = [copy_to_core(model, each) for each in self.device_ids]
         if set_dynamic_batching:
             self._enable_dynamic_batching()
@@ -108,12 +109,22 @@ class DataParallel(torch.nn.Module):
                 subgraph.set_flag(DYNAMIC_BATCH, value)
 
 
+def _unload(model: torch.jit.ScriptModule) -> None:
+    """Take a model of torch-neuronx off its cores, as its page says; torch-neuron's copy stays.
+
+    AWS docs: api-torch-neuronx-async-lazy-load.rst.
+    """
+    for subgraph in find_subgraphs(model):
+        if subgraph.header.family == "inf2":
+            subgraph.unload()
+
+
 def _read_ids(device_ids: Sequence[int | str] | None, available: int) -> list[int]:
     if device_ids is None:
         return list(range(available))
-    numbers = [int(str(each).removeprefix("nc:")) for each in device_ids]
-    wrong = [each for each in numbers if not 0 <= each < available]
-    if wrong or not numbers:
+    texts = [str(each).removeprefix("nc:") for each in device_ids]
+    numbers = [int(text) for text in texts if text.isdecimal() and int(text) < available]
+    if len(numbers) < len(texts) or not numbers:
         raise ValueError(
             f"device_ids are {list(device_ids)}, expected cores of this process: 0 to {available - 1}, or 'nc:0'"
         )

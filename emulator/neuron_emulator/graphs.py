@@ -1,6 +1,6 @@
 """Nodes of TorchScript graphs: what each takes and makes, and copying some of them into a graph of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -35,14 +35,11 @@ def makes_tensors(node: Node) -> bool:
 def find_tensors(node: Node) -> list[Value]:
     """Return the tensors that a node takes, also those inside lists and sizes, and in its blocks."""
     found: list[Value] = []
-    waiting = list(node.inputs())
-    for block in node.blocks():
-        for inner in block.nodes():
-            waiting += find_tensors(inner)
+    waiting = _find_operands(node)
     while waiting:
         value = waiting.pop()
         if is_glue(value):
-            waiting += list(value.node().inputs())
+            waiting += _find_operands(value.node())
         elif value not in found:
             found.append(value)
     return found
@@ -64,7 +61,7 @@ class Copier:
         self.known[value].setType(value.type())
 
     def copy_node(self, node: Node) -> None:
-        for value in [*node.inputs(), *_block_values(node)]:
+        for value in _find_operands(node):
             self.find(value)
         copied = self.graph.insertNode(self.graph.createClone(node, self.find))
         for value, new in zip(node.outputs(), copied.outputs(), strict=True):
@@ -86,5 +83,18 @@ class Copier:
         return torch._C._create_function_from_graph("forward", self.graph)
 
 
-def _block_values(node: Node) -> list[Value]:
-    return [value for block in node.blocks() for inner in block.nodes() for value in find_tensors(inner)]
+def _find_operands(node: Node) -> list[Value]:
+    """Return what a node takes from outside of itself: its inputs, and what its blocks use and do not make."""
+    inside = list(_walk_blocks(node))
+    made = {value for each in inside for value in each.outputs()}
+    made |= {value for each in (node, *inside) for block in each.blocks() for value in block.inputs()}
+    used = [value for each in inside for value in each.inputs()]
+    used += [value for each in (node, *inside) for block in each.blocks() for value in block.outputs()]
+    return [*node.inputs(), *(value for value in used if value not in made)]
+
+
+def _walk_blocks(node: Node) -> Iterator[Node]:
+    for block in node.blocks():
+        for inner in block.nodes():
+            yield inner
+            yield from _walk_blocks(inner)

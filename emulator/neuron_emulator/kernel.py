@@ -5,7 +5,7 @@ with the real one: "Unknown builtin op: neuron::forward_v2_1".
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from neuron_emulator.arithmetic import ChipMode
+from neuron_emulator.batches import count_bytes, count_rows, split_batch, validate_inputs
+from neuron_emulator.descriptors import call_in_children
 from neuron_emulator.payload import Header, read_header, unpack_module
 from neuron_emulator.runtime import Loaded, Need, Runtime, get_runtime
 
-MOST_OUTPUTS = 64  # of one graph; TorchScript fixes the number in the operator's name
+MOST_OUTPUTS = 256  # of one graph; TorchScript fixes the number in the operator's name
 DYNAMIC_BATCH, LAZY, ASYNC, WEIGHTS_ON_DEVICE = range(4)  # places in the settings tensor
 SETTINGS = 8  # its size; the others are kept for later
 
@@ -72,15 +74,22 @@ def load(
     """Load a packed graph on cores of this process, unless it is there already; ``again`` moves it."""
     model = _find(neff)
     with model.lock:
+        _wait(model)
         if model.copies and not again:
             return
-        if again:
-            _unload(model)
+        _unload(model)
         if bool(settings[ASYNC]):
             model.loading = threading.Thread(target=_load_later, args=(model, start_nc, nc_count), daemon=True)
             model.loading.start()
         else:
             _load_now(model, start_nc, nc_count)
+
+
+def unload(neff: torch.Tensor) -> None:
+    """Take a packed graph off its cores; a later call loads it anew."""
+    model = _find(neff)
+    with model.lock:
+        _unload(model)
 
 
 def loaded_cores(neff: torch.Tensor) -> list[tuple[int, ...]]:
@@ -100,30 +109,34 @@ def _run(model: _Model, neff: torch.Tensor, inputs: Tensors, settings: torch.Ten
     header = model.header
     if getattr(_compiling, "on", False):
         return _compute(model, inputs, weights)
-    dynamic = bool(settings[DYNAMIC_BATCH])
-    _check_inputs(header, inputs, dynamic=dynamic)
+    dynamic = bool(settings[DYNAMIC_BATCH]) and bool(inputs)
+    validate_inputs(header, inputs, dynamic=dynamic)
     copy = _take_copy(model, neff, settings)
+    # Separated weights of inf2 go along with every call until move_trace_to_device has moved them
+    # (AWS docs: api-torch-neuronx-trace.rst); on inf1 they are loaded with the graph.
+    moved = count_bytes(weights) if header.family == "inf2" and not settings[WEIGHTS_ON_DEVICE] else 0
     if not dynamic:
-        return _execute(model, copy, inputs, weights, items=_rows(inputs), padded=0)
-    size, items = header.inputs[0][1][0], _rows(inputs)
+        return _execute(model, copy, inputs, weights, moved=moved, items=count_rows(inputs), padded=0)
     parts = []
-    for start in range(0, items, size):
-        chunk = tuple(tensor[start : start + size] for tensor in inputs)
-        missing = size - chunk[0].shape[0]
-        outputs = _execute(model, copy, _pad(chunk, missing), weights, items=size - missing, padded=missing)
-        parts.append(tuple(out[: size - missing] for out in outputs))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    for chunk, missing in split_batch(header, inputs):
+        items = count_rows(chunk) - missing
+        parts.append(_execute(model, copy, chunk, weights, moved=moved, items=items, padded=missing))
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def _execute(model: _Model, copy: Loaded, inputs: Tensors, weights: Tensors, *, items: int, padded: int) -> Tensors:
+def _execute(
+    model: _Model, copy: Loaded, inputs: Tensors, weights: Tensors, *, moved: int, items: int, padded: int
+) -> Tensors:
     outputs = get_runtime().execute(
         copy,
         lambda: _compute(model, inputs, weights),
-        bytes_in=_count_bytes(inputs) + (_count_bytes(weights)),
-        bytes_out=_count_bytes(model.header.outputs),
+        bytes_in=count_bytes(inputs) + moved,
+        bytes_out=count_bytes(model.header.outputs),
         items=items,
         padded=padded,
     )
+    if padded:  # what is computed of padding is nobody's result; what it is filled with is not documented
+        outputs = tuple(out[:items] for out in outputs)
     if any(out.is_floating_point() and bool(out.isnan().any()) for out in outputs):
         # AWS docs: NaN results count as completed_with_num_err and can raise status 1003.
         get_runtime().count_numerical_error(copy)
@@ -163,35 +176,22 @@ class _Guarded(ChipMode):  # type: ignore[no-untyped-call]  # of torch's __init_
             raise
 
 
-def _check_inputs(header: Header, inputs: Tensors, *, dynamic: bool) -> None:
-    if len(inputs) != len(header.inputs):
-        raise RuntimeError(f"Incorrect number of inputs: received {len(inputs)}, expected {len(header.inputs)}")
-    for index, (tensor, (dtype, shape)) in enumerate(zip(inputs, header.inputs, strict=True)):
-        found = tuple(tensor.shape)
-        if (found[1:] != shape[1:] or len(found) != len(shape)) if dynamic else found != shape:
-            raise RuntimeError(
-                f"Incorrect tensor shape at input #{index}: received {list(found)}, expected {list(shape)}"
-            )
-        received = str(tensor.dtype).removeprefix("torch.")
-        if received != dtype:
-            # The wording of the real framework is not documented; this one is the emulator's.
-            raise RuntimeError(f"Incorrect tensor dtype at input #{index}: received {received}, expected {dtype}")
-    if dynamic and len({tensor.shape[0] for tensor in inputs}) > 1:
-        sizes = ", ".join(str(tensor.shape[0]) for tensor in inputs)
-        raise RuntimeError(f"Inconsistent batch sizes found on inputs: dimension 0 is {sizes}")
-
-
 def _take_copy(model: _Model, neff: torch.Tensor, settings: torch.Tensor) -> Loaded:
-    if model.loading is not None:
-        model.loading.join()
-        model.loading = None
     with model.lock:
+        _wait(model)
         if model.fault is not None:
             raise model.fault
         if not model.copies:
             _load_now(model, -1, -1)
         model.calls += 1
         return model.copies[(model.calls - 1) % len(model.copies)]
+
+
+def _wait(model: _Model) -> None:
+    """Wait for an asynchronous load, under the model's lock, which that load does not take."""
+    if model.loading is not None:
+        model.loading.join()
+        model.loading = None
 
 
 def _load_later(model: _Model, start_nc: int, nc_count: int) -> None:
@@ -209,6 +209,8 @@ def _load_now(model: _Model, start_nc: int, nc_count: int) -> None:
 
 
 def _unload(model: _Model) -> None:
+    _wait(model)
+    model.fault = None
     while model.copies and model.runtime is not None:
         model.runtime.unload(model.copies.pop())
 
@@ -225,23 +227,12 @@ def _find(neff: torch.Tensor) -> _Model:
         return found
 
 
-def _pad(tensors: Tensors, missing: int) -> Tensors:
-    if not missing:
-        return tensors
-    return tuple(torch.cat([each, each.new_zeros((missing, *each.shape[1:]))]) for each in tensors)
+def _enter_child() -> None:
+    """Give a forked child locks of its own: other threads of the parent, which may hold them, do not exist in it."""
+    global _registry_lock
+    _registry_lock = threading.RLock()
+    for model in _models.values():
+        model.lock = threading.RLock()
 
 
-def _rows(inputs: Sequence[torch.Tensor]) -> int:
-    return inputs[0].shape[0] if inputs and inputs[0].dim() else 1
-
-
-def _count_bytes(tensors: Sequence[Any]) -> int:
-    """Return the bytes of tensors, or of their dtypes and shapes."""
-    total = 0
-    for each in tensors:
-        if isinstance(each, torch.Tensor):
-            total += each.numel() * each.element_size()
-        else:
-            dtype, shape = each
-            total += torch.Size(shape).numel() * torch.empty((), dtype=getattr(torch, dtype)).element_size()
-    return total
+call_in_children(_enter_child)

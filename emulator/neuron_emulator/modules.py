@@ -3,6 +3,7 @@
 import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from neuron_emulator import kernel, placement
 from neuron_emulator.arithmetic import Arithmetic
+from neuron_emulator.functions import as_module
 from neuron_emulator.kernel import ASYNC, DYNAMIC_BATCH, LAZY, SETTINGS, WEIGHTS_ON_DEVICE, compiling
 from neuron_emulator.payload import Header, pack, read_header
 from neuron_emulator.runtime_class import install_runtime_class
@@ -50,7 +52,7 @@ class Flat(torch.nn.Module):
 
     def __init__(self, function: Callable[..., Any], example_inputs: tuple[Any, ...]) -> None:
         super().__init__()
-        self.function = function
+        self.function = as_module(function)
         leaves, self.in_spec = pytree.tree_flatten(example_inputs)
         self.example = tuple(leaves)
         self.out_spec: Any = None  # Any: torch's private type of a nest's shape
@@ -73,31 +75,6 @@ class Structured(torch.nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """Return the outputs in the structure that the model returned."""
         return pytree.tree_unflatten(list(self.module(*pytree.tree_leaves(inputs))), self.out_spec)
-
-
-class _Function(torch.nn.Module):
-    """A function as a module, which is what TorchScript saves."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Any) -> Any:
-        """Return what the function returns."""
-        return self.function(*inputs)
-
-
-class _Method(torch.nn.Module):
-    """A method of a module as a module, so that its weights are weights."""
-
-    def __init__(self, owner: torch.nn.Module, name: str) -> None:
-        super().__init__()
-        self.function = owner
-        self.name = name
-
-    def forward(self, *inputs: Any) -> Any:
-        """Return what the method returns."""
-        return getattr(self.function, self.name)(*inputs)
 
 
 @dataclass(frozen=True)
@@ -132,6 +109,10 @@ class Subgraph:
         """The process-relative cores of each loaded copy."""
         return kernel.loaded_cores(self.neff)
 
+    def unload(self) -> None:
+        """Take the graph off its cores; a later call loads it anew."""
+        kernel.unload(self.neff)
+
     def place(self, *, start_nc: int = -1, nc_count: int = -1, again: bool = False) -> None:
         """Load the graph on cores now; ``again`` moves one that is loaded."""
         kernel.load(self.neff, self.settings, start_nc=start_nc, nc_count=nc_count, again=again)
@@ -161,6 +142,8 @@ def compile_graph(
     with compiling(), torch.no_grad():
         outputs = module(*example_inputs, *extra)
     outputs = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+    if len(outputs) > kernel.MOST_OUTPUTS:
+        raise RuntimeError(f"{name} has {len(outputs)} outputs; the emulator takes up to {kernel.MOST_OUTPUTS}")
     header = Header(
         name=name,
         family=family,
@@ -182,16 +165,25 @@ def trace_quietly(
     """Return ``torch.jit.trace`` of a module or function, without gradients, as a module."""
     if isinstance(function, torch.jit.ScriptModule):
         return function
-    module = function if isinstance(function, torch.nn.Module) else _Function(function)
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, torch.nn.Module):
-        module = _Method(owner, function.__name__)
-    with compiling(), torch.no_grad():
+    module = as_module(function)
+    with compiling(), _with_fast_paths_as_before(module), torch.no_grad():
         options = {"check_trace": False, "strict": False, **options}
         traced: torch.jit.ScriptModule = torch.jit.trace(module, example_inputs, **options)  # type: ignore[no-untyped-call]
     # A function made from a graph has no name to be saved by.
     torch._C._jit_pass_inline(traced.graph)
     return traced
+
+
+@contextmanager
+def _with_fast_paths_as_before(module: torch.nn.Module) -> Iterator[None]:
+    """Keep torch from tracing attention as one fused operator only because gradients are off here, not outside."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    trained = torch.is_grad_enabled() and any(each.requires_grad for each in module.parameters())
+    torch.backends.mha.set_fastpath_enabled(before and not trained)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def trace_outside(module: torch.nn.Module, example_inputs: tuple[Any, ...], **options: Any) -> torch.jit.ScriptModule:
@@ -254,14 +246,19 @@ def _find_weights(module: torch.jit.ScriptModule) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return what tells a weight from others in the same memory, and from what is as empty."""
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
 def _lower_weights(
     module: torch.jit.ScriptModule, weights: dict[str, torch.Tensor], example_inputs: tuple[torch.Tensor, ...]
 ) -> torch.jit.ScriptModule:
     """Return the module with its weights as further arguments, in the order of ``weights``."""
-    names = {tensor.data_ptr(): name for name, tensor in weights.items()}  # one of them where two share memory
+    names = {_key(tensor): name for name, tensor in weights.items()}  # one of them where two are the same
     flat: Any = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
     graph, values = flat
-    order = [names[value.data_ptr()] for value in values]
+    order = [names[_key(value)] for value in values]
     function = torch._C._create_function_from_graph("forward", graph)
     count = len(example_inputs)
 

@@ -3,6 +3,7 @@
 Operators are given levels so that every edge leads to the same level or a higher one: even levels run on NeuronCores,
 odd ones on the processor. All Neuron operators of one level form one compiled graph, which can never wait for itself.
 Nodes that make no tensor (constants, lists, sizes) have no level; they are copied to wherever they are used.
+Operators that share memory which one of them writes to keep their order, and are not parted by a compiled graph.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from neuron_emulator.aliases import WrittenMemory, find_written_memory
 from neuron_emulator.graphs import Copier, Node, Value, find_tensors, is_arithmetic, makes_tensors
 from neuron_emulator.modules import NeuronSubgraph, trace_outside
 
@@ -73,8 +75,12 @@ def plan_partition(
     """
     nodes = lowered.operators
     chosen = {node for node in nodes if on_chip(node)}
+    written = find_written_memory(lowered.graph, nodes)
     while True:
-        plan = Plan(_assign_levels(nodes, chosen))
+        plan = Plan(_assign_levels(nodes, chosen, written))
+        if _is_parted(written, plan) and written.holders & chosen:
+            chosen -= written.holders
+            continue
         sizes = {level: sum(is_arithmetic(node) for node in group) for level, group in plan.groups.items()}
         total = sum(sizes.values())
         dropped = [level for level, size in sizes.items() if size < minimum_segment_size]
@@ -113,17 +119,24 @@ def _weight_values(lowered: Lowered) -> list[Value]:
     return inputs[len(inputs) - len(lowered.weights) :]
 
 
-def _assign_levels(nodes: Sequence[Node], chosen: set[Node]) -> dict[Node, int]:
+def _assign_levels(nodes: Sequence[Node], chosen: set[Node], written: WrittenMemory) -> dict[Node, int]:
+    before = dict(zip(written.users[1:], written.users, strict=False))  # of each user, the one that comes first
     levels: dict[Node, int] = {}
     for node in nodes:
         on_chip = node in chosen
         level = 0 if on_chip else -1
-        for value in find_tensors(node):
-            before = levels.get(value.node())
-            if before is not None:
-                level = max(level, before if (before % 2 == 0) == on_chip else before + 1)
+        earlier = [value.node() for value in find_tensors(node)]
+        for each in (*earlier, before.get(node)):
+            found = levels.get(each)
+            if found is not None:
+                level = max(level, found if (found % 2 == 0) == on_chip else found + 1)
         levels[node] = level
     return levels
+
+
+def _is_parted(written: WrittenMemory, plan: Plan) -> bool:
+    """Whether what shares written memory is not in one compiled graph as a whole: outputs of a graph share nothing."""
+    return len({plan.levels[node] for node in written.users}) > 1
 
 
 def _find_edges(

@@ -38,8 +38,10 @@ def is_supported(node: Any, *, fallback: bool = True) -> bool:
     Without ``fallback`` embeddings count as well: AWS took them out of the default for speed, not for want.
     """
     kind = node.kind()
+    if kind in ("prim::ListUnpack", "prim::TupleUnpack"):
+        return _is_made_by_supported(next(iter(node.inputs())), fallback=fallback)
     if kind.startswith("prim::"):
-        return kind in ("prim::ListUnpack", "prim::TupleUnpack")
+        return False
     name = _SPELLINGS.get(kind, kind)
     if name == "aten::embedding":
         return not fallback
@@ -47,6 +49,13 @@ def is_supported(node: Any, *, fallback: bool = True) -> bool:
         return _fits_limits(name, node)
     known = set(_table()["operators"])
     return name in known or (name.endswith("_") and name[:-1] in known)
+
+
+def _is_made_by_supported(value: Any, *, fallback: bool) -> bool:
+    """Whether a list or tuple comes from what the compiler takes, such as aten::chunk, and not from the caller."""
+    maker = value.node()
+    constructed = maker.kind() in ("prim::ListConstruct", "prim::TupleConstruct")
+    return constructed or is_supported(maker, fallback=fallback)
 
 
 def _fits_limits(name: str, node: Any) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from neuron_emulator.graphs import is_arithmetic
+from neuron_emulator.functions import as_module
+from neuron_emulator.graphs import find_tensors, is_arithmetic
 from neuron_emulator.modules import trace_quietly
 from neuron_emulator.partitioning import Lowered, Plan, build_module, lower, plan_partition
 
@@ -52,19 +53,22 @@ def trace(
 ) -> torch.jit.ScriptModule:
     """Return ``model`` as TorchScript whose supported part is compiled for Inferentia 1, at the shapes of the example.
 
-    ``example_inputs`` is a tensor or a tuple; other keywords go to ``torch.jit.trace``. Works on a host without a
-    device. Raises ``RuntimeError`` if nothing compiles, ``AttributeError`` for an unsupported operator with
-    ``fallback=False``, ``subprocess.TimeoutExpired`` beyond ``compiler_timeout`` seconds for one graph.
+    ``example_inputs`` is a tensor or a tuple; other keywords go to ``torch.jit.trace``, such as ``strict=False`` for
+    dictionaries. ``skip_compiler`` only plans: nothing is compiled, and the log says what would be. ``verbose`` changes
+    nothing here. Works on a host without a device. Raises ``RuntimeError`` if nothing compiles, ``AttributeError`` for
+    an unsupported operator with ``fallback=False``, ``subprocess.TimeoutExpired`` beyond ``compiler_timeout`` seconds
+    for one graph.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     if compiler_args is not None and not isinstance(compiler_args, (list, tuple)):
         raise TypeError(f"compiler_args is {type(compiler_args).__name__}, expected a list of str")
     half = Optimization.FLOAT32_TO_FLOAT16 in list(optimizations or [])
-    module = _trace_eager(_Half(model) if half else model, inputs, kwargs)
-    lowered = lower(module)
-    plan = _plan(
-        model, lowered, subgraph_builder_function, minimum_segment_size, single_fusion_ratio_threshold, fallback
-    )
+    model = _Half(model) if half else model
+    lowered = lower(_trace_eager(model, inputs, kwargs))
+    kept = _find_casts(lowered) if half else set()
+    if subgraph_builder_function is not None:
+        kept |= set(lowered.operators) - _ask_builder(model, lowered, subgraph_builder_function)
+    plan = _plan(lowered, kept, minimum_segment_size, single_fusion_ratio_threshold, fallback)
     _log_plan(lowered, plan)
     job = Job(
         args=tuple(compiler_args or ()),
@@ -76,7 +80,7 @@ def trace(
     failed: dict[str, int] = {}  # name of a graph that did not compile -> its number
 
     def compile_group(segment: torch.nn.Module, example: tuple[torch.Tensor, ...], name: str) -> Any:
-        compiled = compile_segment(segment, example, name, job)
+        compiled = None if skip_compiler else compile_segment(segment, example, name, job)
         if compiled is None:
             failed[name] = int(name.rpartition("$")[2])
         return compiled
@@ -84,6 +88,8 @@ def trace(
     options = {name: value for name, value in kwargs.items() if name in ("strict", "check_trace")}
     result = build_module(lowered, plan, inputs, compile_group, **options)
     _log_result(lowered, plan, set(failed.values()))
+    if skip_compiler:
+        return result
     if len(failed) == len(plan.groups):
         raise RuntimeError(_NOTHING)
     if failed and not fallback:
@@ -110,50 +116,48 @@ def analyze_model(
 
 
 class _Half(torch.nn.Module):
-    """A model whose float inputs and outputs cross to the device as float16; takes float32 as well."""
+    """A model whose float32 inputs and outputs cross to the device as float16; takes either."""
 
     def __init__(self, model: Callable[..., Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model = as_module(model)
 
     def forward(self, *inputs: Any) -> Any:
         """Return the model's outputs, through float16."""
-        halved = [x.half().float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs]
-        outputs = self.model(*halved)
-        return torch.utils._pytree.tree_map(
-            lambda x: x.half().float() if torch.is_tensor(x) and x.is_floating_point() else x, outputs
-        )
+        return torch.utils._pytree.tree_map(_through_half, self.model(*map(_through_half, inputs)))
+
+
+def _through_half(value: Any) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+    return value.half().float() if is_float else value
+
+
+def _find_casts(lowered: Lowered) -> set[Any]:
+    """Return the casts of inputs to float16 and of outputs from it, which run on the processor (AWS docs)."""
+    inputs = list(lowered.graph.inputs())
+    given = set(inputs[: len(inputs) - len(lowered.weights)])
+    last = {value.node() for value in find_tensors(lowered.graph.return_node())}
+    casts = [node for node in lowered.operators if node.kind() == "aten::to"]
+    return {node for node in casts if node in last or not given.isdisjoint(find_tensors(node))}
 
 
 def _trace_eager(model: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]) -> torch.jit.ScriptModule:
-    return trace_quietly(model, inputs, **options)
+    return trace_quietly(model, inputs, **{"strict": True, **options})  # torch.jit.trace's own default
 
 
-def _plan(
-    model: Any,
-    lowered: Lowered,
-    builder: Callable[[Any], bool] | None,
-    minimum: int,
-    ratio: float,
-    fallback: bool,
-) -> Plan:
+def _plan(lowered: Lowered, kept: set[Any], minimum: int, ratio: float, fallback: bool) -> Plan:
+    """Return the partition; the nodes in ``kept`` stay on the processor."""
     for text in find_lstm_warnings(lowered.operators):
         logger.warning(text)
     unsupported = [node for node in lowered.operators if not is_supported(node, fallback=fallback)]
     if unsupported and not fallback:
         names = ", ".join(sorted({node.kind() for node in unsupported}))
         raise AttributeError(f"{names} is not supported by neuron-cc, and fallback=False forbids the processor")
-    chosen = _ask_builder(model, lowered, builder) if builder else None
-
-    def on_chip(node: Any) -> bool:
-        return is_supported(node, fallback=fallback) and (chosen is None or node in chosen)
-
-    whole = not fallback
     plan = plan_partition(
         lowered,
-        on_chip,
-        minimum_segment_size=1 if whole else minimum,
-        single_fusion_ratio=1.0 if whole else ratio,
+        lambda node: node not in kept and is_supported(node, fallback=fallback),
+        minimum_segment_size=minimum if fallback else 1,
+        single_fusion_ratio=ratio if fallback else 1.0,
     )
     if not plan.groups:
         _log_plan(lowered, plan)

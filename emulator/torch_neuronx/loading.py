@@ -90,4 +90,10 @@ def _check_batches(module: Any) -> None:
     object.__setattr__(module, "forward", checked)  # a TorchScript module takes no hooks
 
 
+def _forget_device(module: torch.jit.ScriptModule) -> None:
+    """Loading puts the graph on a core and leaves separated weights behind, wherever they were when it was saved."""
+    _set(module, WEIGHTS_ON_DEVICE, False)
+
+
 on_load.append(_check_batches)
+on_load.append(_forget_device)

@@ -12,7 +12,7 @@ from neuron_emulator.partitioning import lower
 from neuron_emulator.runtime import get_runtime
 
 from torch_neuronx.compiler import compile_whole, find_target, split_args
-from torch_neuronx.operators import find_failure
+from torch_neuronx.operators import find_error_code, find_failure
 from torch_neuronx.partitioner import PartitionerConfig, trace_partitioned
 
 _POSITIONAL = ("input_output_aliases", "compiler_workdir", "compiler_args", "partitioner_config")
@@ -101,7 +101,9 @@ def trace_graph(
 def validate_operators(flat: Flat) -> None:
     """Raise ``RuntimeError`` for an operator that the compiler does not take."""
     nodes = [node for node in lower(trace_quietly(flat, flat.example)).operators if is_arithmetic(node)]
-    refused = sorted({f"{node.kind()} ({failure})" for node in nodes for failure in [find_failure(node)] if failure})
+    refused = sorted(
+        {f"{node.kind()} ({find_error_code(node) or find_failure(node)})" for node in nodes if find_failure(node)}
+    )
     if refused:
         raise RuntimeError(
             f"neuronx-cc failed with 1: operators that are not supported: {', '.join(refused)}; torch_neuronx.analyze "

@@ -70,6 +70,8 @@ def test_each_worker_has_a_core_of_its_own(
     owners = [each["pid"] for each in describe_emulated_host(host, instance)["cores"]]
     assert len(set(owners)) == len(owners) == cores
     assert None not in owners
+    assert f"tiny for {target}" in run(host, "status").stdout
+    assert f"{cores} workers, ready, EMULATED ({instance})" in run(host, "status").stdout
 
 
 def test_workers_beyond_the_cores_are_refused_before_the_server_starts(host: dict[str, str], tmp_path: Path) -> None:
@@ -91,6 +93,7 @@ def test_an_archive_of_both_falls_back_to_the_processor_and_says_so(host: dict[s
     answer = predict(host)
     assert answer.json()["red"] > 0.9
     assert EMULATED_HEADER not in answer.headers
+    assert "passed over inf1: it is emulated" in run(host, "status").stdout
     url = f"http://127.0.0.1:{int(host['PORT']) + 1}/models/tiny?customized=true"
     state = requests.get(url, timeout=30).json()[0]["customizedMetadata"]
     assert state["target"] == "cpu"

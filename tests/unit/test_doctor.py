@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
+from handlers import cores, neuron
 from serving import doctor
 from serving.doctor import ERROR, OK, WARNING, Finding, examine
 from tests.servers import find_free_ports
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["python", "torch", "torchserve", "torch-model-archiver", "java", "ports", "disk for servers"]
-NAMES += ["disk for archives", "memory", "processors", "neuron", "leases", "servers"]
+NAMES += ["disk for archives", "memory", "processors", "neuron", "neuron driver"]
+NAMES += ["leases", "servers"]
 
 
 def find(what: str, port: int = 0, store: Path = Path("/")) -> Finding:
@@ -80,6 +83,42 @@ def test_a_neuron_ls_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     finding = find("neuron")
     assert (finding.level, "no driver" in finding.found) == (WARNING, True)
+
+
+def test_an_emulated_host_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its cores, and which workers hold them."""
+    monkeypatch.setenv(neuron.INSTANCE_VARIABLE, "inf1.6xlarge")
+    monkeypatch.setenv("PATH", f"{ROOT / 'emulator' / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("NEURON_EMULATOR_FOLDER", str(tmp_path / "host"))
+    monkeypatch.setenv(cores.LEASE_FOLDER_VARIABLE, str(tmp_path / "leases"))
+    assert find("neuron").found == "EMULATED (inf1.6xlarge), 16 NeuronCores, none held by a worker"
+    lease = cores.take_lease(neuron.core_kind(), 2, host_cores=range(16), places=1, label="other 1.0")
+    assert find("neuron").found.endswith(f"16 NeuronCores, 2 held by process {os.getpid()} (other 1.0)")
+    lease.release()
+
+
+@pytest.mark.parametrize(
+    ("loaded", "device", "level", "found"),
+    [
+        (False, False, OK, "not loaded; only a host with a chip needs it"),
+        (False, True, WARNING, "1 devices, and no module in"),
+        (True, False, WARNING, "2.24.13.0, and no /dev/neuron0"),
+        (True, True, OK, "2.24.13.0"),
+    ],
+)
+def test_driver_and_devices_belong_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: bool, device: bool, level: str, found: str
+) -> None:
+    """Contract 9, trap 22: one without the other is a host or a container that is not set up."""
+    monkeypatch.setattr(doctor, "_DRIVER", tmp_path / "module")
+    monkeypatch.setattr(neuron, "DEVICES", str(tmp_path / "neuron[0-9]*"))
+    if loaded:
+        (tmp_path / "module").mkdir()
+        (tmp_path / "module" / "version").write_text("2.24.13.0\n")
+    if device:
+        (tmp_path / "neuron0").touch()
+    finding = find("neuron driver")
+    assert (finding.level, finding.found.startswith(found)) == (level, True)
 
 
 def test_a_folder_that_does_not_exist_yet_is_looked_at_through_its_parent(tmp_path: Path) -> None:
