@@ -8,8 +8,10 @@ setup(
     description="A stand-in, in software, for AWS Neuron devices: torch_neuron, torch_neuronx and the runtime",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["neuron_emulator", "torch_neuron", "torch_neuronx"],
-    package_data={"neuron_emulator": ["instances.json"]},
+    packages=["neuron_emulator", "torch_neuron", "torch_neuronx", "torch_neuronx.xla_impl"],
+    # sitecustomize lets `import torch.neuron` work.
+    py_modules=["sitecustomize"],
+    package_data={"neuron_emulator": ["instances.json"], "torch_neuron": ["operators.json"]},
     scripts=["bin/neuron-ls", "bin/neuron-monitor"],
     install_requires=["torch"],
 )

@@ -156,8 +156,8 @@ def _build_chip(
         golden_tolerance=float(recipe.chip_tolerances.golden),
         verified_on=target if runnable and not emulated else "emulator",
         certificate=certificate.as_json(),
-        # Every module has weights of its own; equal ones are one file and one module.
-        device_bytes=estimate_copy_bytes(target, count_parameters(model), options) * len({m.file for m in modules}),
+        # A worker loads every module by itself, also where several batch sizes share a file.
+        device_bytes=estimate_copy_bytes(target, count_parameters(model), options) * len(modules),
         cpu_share=round(share, 4),
     )
 

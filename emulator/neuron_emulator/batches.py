@@ -1,4 +1,4 @@
-"""Inputs of a compiled graph: what it takes, how a dynamic batch is cut to the compiled size, and how many bytes move."""
+"""Inputs of a compiled graph: what it takes, how a dynamic batch is cut to its size, and how many bytes move."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -97,3 +97,12 @@ def test_other_families_have_no_logical_cores():
     """Contract 1.3: inf1, inf2 and trn1 have no LNC."""
     found = current_instance({"NEURON_EMULATOR_INSTANCE": "inf2.xlarge", "NEURON_LOGICAL_NC_CONFIG": "1"})
     assert found == get_instance("inf2.xlarge")
+
+
+def test_the_distribution_has_every_package_and_data_file():
+    """What an installed emulator imports and reads is named in its setup.py."""
+    folder = Path(instances.__file__).resolve().parents[1]
+    setup = (folder / "setup.py").read_text()
+    packages = {path.parent.relative_to(folder).as_posix().replace("/", ".") for path in folder.rglob("__init__.py")}
+    data = {path.name for path in folder.rglob("*.json")}
+    assert all(f'"{name}"' in setup for name in packages | data)
