@@ -279,3 +279,35 @@ def test_a_build_with_the_sdk_and_without_a_chip_says_what_it_was_verified_on(
     assert (variant.emulated, variant.verified_on) == (False, "emulator")
     assert variant.verification["max_abs_error"] == variant.certificate["figures"]["max_abs_error"]
     assert any("no chip here to run the compiled modules on" in note for note in notes)
+
+
+CANCELS = """
+    class End(torch.nn.Module):
+        def forward(self, x):
+            return x * 1001 - x * 1000
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+            self.layer = torch.nn.Linear(3, 3)
+            self.end = End()
+
+        def forward(self, image):
+            return self.end(self.layer(self.pool(image)))
+
+    return Model()
+"""
+
+
+@pytest.mark.parametrize(("target", "instance"), [("inf1", "inf1.xlarge"), ("inf2", "inf2.xlarge")])
+def test_a_sensitive_end_kept_out_of_the_graph_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, instance: str
+) -> None:
+    """One line in the recipe: the same model fails without it, and its end then runs on the processor."""
+    monkeypatch.setenv(INSTANCE_VARIABLE, instance)
+    with pytest.raises(VerificationError, match=r"loses its accuracy .* keep_on_cpu=\('end',\)"):
+        build_variant(tmp_path, '{"cast": "all"}', target=target, model=CANCELS)
+    variant = build_variant(tmp_path, '{"cast": "all"}', target=target, model=CANCELS, more="keep_on_cpu=['end']")
+    assert variant.certificate["kept_on_cpu"] == ["end"]
+    assert variant.verification["max_abs_error"] < 0.05
