@@ -8,6 +8,7 @@ import torch
 # torch._C's own; it has no types for them.
 Node: TypeAlias = Any
 Value: TypeAlias = Any
+_functions: list[Any] = []  # that make_function made
 _GLUE = frozenset({"prim::NumToTensor"})  # a tensor that only holds a size
 
 
@@ -49,6 +50,17 @@ def is_glue(value: Value) -> bool:
     return value.node().kind() != "prim::Param" and not makes_tensors(value.node())
 
 
+def make_function(graph: Any) -> Any:
+    """Return a graph (torch._C.Graph) as a function of its inputs, which lives as long as the process.
+
+    Once inlined, its nodes point to it, and torch reads its name for the traceback of an error: if it were gone, the
+    process would crash.
+    """
+    function = torch._C._create_function_from_graph("forward", graph)
+    _functions.append(function)
+    return function
+
+
 class Copier:
     """Copies nodes into a new graph; what makes no tensor comes along on demand."""
 
@@ -80,7 +92,7 @@ class Copier:
         if len(outputs) > 1:
             self.graph.makeMultiOutputIntoTuple()
         torch._C._jit_pass_dce(self.graph)
-        return torch._C._create_function_from_graph("forward", self.graph)
+        return make_function(self.graph)
 
 
 def _find_operands(node: Node) -> list[Value]:

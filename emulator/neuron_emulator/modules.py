@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from neuron_emulator import kernel, placement
 from neuron_emulator.arithmetic import Arithmetic
 from neuron_emulator.functions import as_module
+from neuron_emulator.graphs import make_function
 from neuron_emulator.kernel import ASYNC, DYNAMIC_BATCH, LAZY, SETTINGS, WEIGHTS_ON_DEVICE, compiling
 from neuron_emulator.payload import Header, pack, read_header
 from neuron_emulator.runtime_class import install_runtime_class
@@ -259,7 +260,7 @@ def _lower_weights(
     flat: Any = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
     graph, values = flat
     order = [names[_key(value)] for value in values]
-    function = torch._C._create_function_from_graph("forward", graph)
+    function = make_function(graph)
     count = len(example_inputs)
 
     def lowered(*arguments: torch.Tensor) -> Any:

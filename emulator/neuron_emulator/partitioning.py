@@ -53,6 +53,7 @@ def lower(module: torch.jit.ScriptModule) -> Lowered:
     lowered: Any = torch._C._jit_pass_lower_graph(module.graph.copy(), module._c)
     graph, values = lowered
     torch._C._jit_pass_inline(graph)
+    _open_tuples(graph)
     torch._C._jit_pass_remove_mutation(graph)
     torch._C._jit_pass_dce(graph)
     names = {tensor.data_ptr(): name for name, tensor in _state(module)}
@@ -64,6 +65,15 @@ def lower(module: torch.jit.ScriptModule) -> Lowered:
             name += "_again"
         weights[name] = tensor
     return Lowered(graph, weights)
+
+
+def _open_tuples(graph: Any) -> None:
+    """Use what modules hand each other in tuples as it is: torch takes a tensor in a tuple to share all memory."""
+    for node in list(graph.nodes()):
+        if node.kind() == "prim::TupleUnpack" and node.input().node().kind() == "prim::TupleConstruct":
+            for made, taken in zip(node.outputs(), node.input().node().inputs(), strict=True):
+                made.replaceAllUsesWith(taken)
+    torch._C._jit_pass_dce(graph)
 
 
 def plan_partition(

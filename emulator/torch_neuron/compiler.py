@@ -18,6 +18,14 @@ from neuron_emulator.arithmetic import from_flags
 from neuron_emulator.faults import is_injected
 from neuron_emulator.modules import NeuronSubgraph, compile_graph
 
+try:
+    from google.protobuf.message import DecodeError
+except ImportError:  # torch alone does not bring it along, as neuron-cc does
+
+    class DecodeError(Exception):  # type: ignore[no-redef]  # either is what the rest of the module raises
+        """What protobuf raises for a file that it cannot read."""
+
+
 VERSION = "1.24.0.0"
 logger = logging.getLogger("Neuron")
 # AWS docs: compiler/neuron-cc/command-line-reference.rst. True: the flag takes a value.
@@ -41,7 +49,8 @@ _FLAGS = {
 }
 _FAST_MATH = {"all", "none", "fast-relayout", "no-fast-relayout", "fp32-cast-all", "fp32-cast-all-fp16"}
 _FAST_MATH |= {"fp32-cast-matmult", "fp32-cast-matmult-bf16", "fp32-cast-matmult-fp16"}
-
+# AWS docs: archive/torch-neuron/troubleshooting-guide.rst, "2GB protobuf limit related issues".
+_LARGEST_GRAPH = 2**31 - 1
 
 # The real message ends with the address of AWS's package index.
 _MISSING = (
@@ -91,10 +100,10 @@ def compile_segment(
 ) -> NeuronSubgraph | None:
     """Return a segment compiled for inf1, or None if the compiler fails: it then runs on the processor.
 
-    Raises ``subprocess.TimeoutExpired`` beyond ``job.timeout``.
+    Raises ``subprocess.TimeoutExpired`` beyond ``job.timeout``, protobuf's ``DecodeError`` for weights that do not fit
+    into a file of 2 GB, ``NotImplementedError`` for separate weights where the compiler is injected to be an old one.
     """
-    if is_injected("compiler-missing"):
-        raise RuntimeError(_MISSING)
+    _validate(module, job)
     folder = Path(tempfile.mkdtemp(prefix="neuron-cc-")) if job.workdir is None else job.workdir / name.strip("_$")
     command = _command_line(folder, example, job.args)
     logger.info("Compiling function %s with neuron-cc", name)
@@ -129,6 +138,17 @@ def compile_segment(
     if job.workdir is not None:
         _keep(folder, command, compiled)
     return compiled
+
+
+def _validate(module: torch.nn.Module, job: Job) -> None:
+    if is_injected("compiler-missing"):
+        raise RuntimeError(_MISSING)
+    if job.separate_weights and is_injected("compiler-old"):
+        # The wording of the real framework is not documented; this one is the emulator's.
+        raise NotImplementedError("separate_weights=True needs a newer neuron-cc; upgrade the compiler")
+    constants = sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
+    if constants > _LARGEST_GRAPH and not job.separate_weights:
+        raise DecodeError("Error parsing message with type 'tensorflow.GraphDef'")
 
 
 def _command_line(folder: Path, example: Sequence[torch.Tensor], args: Sequence[str]) -> list[str]:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch_neuron import lstm
+
 # What the traces of ordinary layers hold besides the names in the public list: layouts and spellings of one operator.
 _SPELLINGS = {
     "aten::_convolution": "aten::_convolution",
@@ -12,12 +14,14 @@ _SPELLINGS = {
     "aten::conv1d": "aten::_convolution",
     "aten::conv3d": "aten::_convolution",
     "aten::scaled_dot_product_attention": "aten::matmul",
+    "aten::linalg_vector_norm": "aten::norm",  # what torch.norm has become
 }
 _LIMITED = {
     "aten::one_hot": "num_classes must be known",
     "aten::where": "only in the form with three arguments",
     "aten::norm": "only for p = 1, 2, inf, -inf, 'fro'",
-    "aten::lstm": "see the LSTM guide",
+    "aten::max_pool3d_with_indices": "only if nothing uses the indices",
+    **dict.fromkeys(lstm.OPERATORS, "see the LSTM guide"),
 }
 
 
@@ -66,48 +70,6 @@ def _fits_limits(name: str, node: Any) -> bool:
         return len(inputs) == 3
     if name == "aten::norm":
         return inputs[1].toIValue() in (1, 2, float("inf"), float("-inf"), "fro")
-    return not _escaping_packed_output(node)
-
-
-def _escaping_packed_output(node: Any) -> str:
-    """Return the operator by which the packed output of an LSTM leaves, or "": it must be unused or unpacked."""
-    if not is_packed_lstm(node):
-        return ""
-    allowed = ("aten::_pad_packed_sequence", "aten::lstm")
-    return next((kind for kind in _find_users(next(iter(node.outputs()))) if kind not in allowed), "")
-
-
-def _find_users(value: Any) -> list[str]:
-    """Return the kinds of the nodes that use a value, also out of the tuples that a PackedSequence is."""
-    found = []
-    for use in value.uses():
-        user = use.user
-        if user.kind() != "prim::TupleConstruct":
-            found.append(str(user.kind()))
-            continue
-        for outer in user.output().uses():
-            if outer.user.kind() == "prim::TupleUnpack":
-                found += _find_users(list(outer.user.outputs())[use.offset])
-            else:
-                found.append(str(outer.user.kind()))
-    return found
-
-
-def is_packed_lstm(node: Any) -> bool:
-    """Whether an ``aten::lstm`` takes a packed sequence: its second argument is then a tensor of batch sizes."""
-    inputs = list(node.inputs())
-    return node.kind() == "aten::lstm" and len(inputs) > 1 and inputs[1].type().kind() == "TensorType"
-
-
-def find_lstm_warnings(nodes: list[Any]) -> list[str]:
-    """Return a warning for each LSTM whose packed output escapes.
-
-    AWS docs: archive/torch-neuron/guides/torch-lstm-support.rst.
-    """
-    escapes = [each for each in map(_escaping_packed_output, nodes) if each]
-    return [
-        'Operator "aten::lstm" consuming a PackedSequence input can only be supported when its corresponding '
-        'PackedSequence output is unused or unpacked using "aten::_pad_packed_input". '
-        f'Found usage by "{each}"'
-        for each in escapes
-    ]
+    if name == "aten::max_pool3d_with_indices":
+        return not list(node.outputs())[1].uses()
+    return lstm.is_supported(node)

@@ -14,7 +14,8 @@ from neuron_emulator.modules import trace_quietly
 from neuron_emulator.partitioning import Lowered, Plan, build_module, lower, plan_partition
 
 from torch_neuron.compiler import Job, compile_segment
-from torch_neuron.operators import find_lstm_warnings, is_supported
+from torch_neuron.lstm import find_lstm_warnings, fix_unpacked_lengths
+from torch_neuron.operators import is_supported
 
 logger = logging.getLogger("Neuron")
 _NOTHING = "No operations were successfully partitioned and compiled to neuron for this model - aborting trace!"
@@ -65,6 +66,7 @@ def trace(
     half = Optimization.FLOAT32_TO_FLOAT16 in list(optimizations or [])
     model = _Half(model) if half else model
     lowered = lower(_trace_eager(model, inputs, kwargs))
+    fix_unpacked_lengths(lowered.graph)
     kept = _find_casts(lowered) if half else set()
     if subgraph_builder_function is not None:
         kept |= set(lowered.operators) - _ask_builder(model, lowered, subgraph_builder_function)

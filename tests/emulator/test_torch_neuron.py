@@ -70,20 +70,6 @@ def test_numbers_are_bf16_by_default():
     assert float(loose) > float(tight.abs().max()) > 0
 
 
-def test_dictionaries_need_strict_off():
-    """Contract 2.2: other keywords go to torch.jit.trace, which asks for strict=False."""
-
-    class Named(Convolution):
-        def forward(self, x):
-            return {"scores": super().forward(x)}
-
-    image, model = torch.rand(1, 3, 8, 8), Named()
-    with pytest.raises(RuntimeError, match="strict"):
-        torch_neuron.trace(model, image, strict=True)
-    found = torch_neuron.trace(model, image, strict=False)(image)
-    assert torch.allclose(found["scores"], model(image)["scores"], atol=0.05)
-
-
 def test_embeddings_stay_on_the_processor_unless_forbidden():
     """Contract 2.5: taken out of the default set; fallback=False forces them onto the device."""
     ids, model = torch.tensor([[1, 2, 3]]), Embedding()
@@ -157,15 +143,6 @@ def test_the_subgraph_builder_can_leave_modules_out():
     assert count(traced, "aten::_convolution") == 1
 
 
-def test_nested_tracing():
-    """Contract 2.2: submodules traced with fallback=False, the outer module with torch.jit.trace, saved and loaded."""
-    image, model = torch.rand(1, 3, 8, 8), torch.nn.Sequential(Convolution(), torch.nn.Softmax(1)).eval()
-    expected = model(image)
-    model[0] = torch_neuron.trace(model[0], image, fallback=False)
-    outer = torch.jit.trace(model, image)
-    assert torch.allclose(outer(image), expected, atol=0.05)
-
-
 def test_the_log_is_what_kits_parse(caplog):
     """Contract 2.3: the templates of the logger named Neuron."""
     with caplog.at_level(logging.INFO, "Neuron"):
@@ -218,21 +195,6 @@ def test_the_work_directory_keeps_what_the_compiler_said(tmp_path):
     torch_neuron.trace(Convolution(), torch.rand(1, 3, 8, 8), compiler_workdir=tmp_path)
     assert [each.name for each in tmp_path.rglob("*.neff")] == ["graph_def.neff"]
     assert "neuron-cc compile" in next(iter(tmp_path.rglob("*.log"))).read_text()
-
-
-def test_separate_weights_give_the_same_numbers():
-    """Contract 2.2: for models over 1.9 GB."""
-    image, model = torch.rand(1, 3, 8, 8), Convolution()
-    traced = torch_neuron.trace(model, image, separate_weights=True)
-    assert set(find_subgraphs(traced)[0].weights) >= {"conv__weight"} or find_subgraphs(traced)[0].weights
-    assert torch.allclose(traced(image), torch_neuron.trace(model, image)(image), atol=1e-6)
-
-
-def test_half_precision_inputs_and_outputs():
-    """Contract 2.2: with FLOAT32_TO_FLOAT16 the traced model accepts FP32."""
-    image, model = torch.rand(1, 3, 8, 8), Convolution()
-    options = [torch_neuron.Optimization.FLOAT32_TO_FLOAT16]
-    assert torch.allclose(torch_neuron.trace(model, image, optimizations=options)(image), model(image), atol=0.05)
 
 
 def test_dynamic_batches_are_sliced_and_padded():
