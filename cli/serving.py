@@ -54,11 +54,10 @@ def register(subparsers: _Subparsers) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from serving.requesting import curl_line
-    from serving.server import ServeSettings, ensure_startable, start
+    from serving.server import ServeSettings, ensure_startable, start, stop
     from tracing.checking import read_archive_record
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    received = interrupts()
     emulate(options)
     ensure_startable(options.port)
     if options.model.endswith(".mar"):
@@ -75,6 +74,10 @@ def _serve(options: argparse.Namespace) -> int:
         wait=options.wait,
     )
     served = start(archive, record, settings, progress=report)
+    if received:  # and lost on the way: Python drops an exception that is raised in a destructor
+        if served.started:
+            stop(options.port)
+        raise KeyboardInterrupt
     emulated = f", EMULATED ({served.reply.emulated})" if served.reply.emulated else ""
     print(f"{record.name} {record.version} answers {record.golden[0].name}{emulated}:")
     print(served.reply.text)
@@ -85,9 +88,18 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """Stop what was started when the command is ended (`timeout`, a closed terminal), as at Ctrl-C."""
-    raise KeyboardInterrupt
+def interrupts() -> list[int]:
+    """Let the command be ended by `timeout` or a closed terminal as by Ctrl-C, and return the signals from now on."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup, or a shell's background job, has asked for
+            signal.signal(each, interrupt)
+    return received
 
 
 def _stop(options: argparse.Namespace) -> int:
