@@ -51,6 +51,9 @@ _FUSED_ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu",)
 _FUSED_LSTM = ("mkldnn_rnn_layer",)
 # Whole layers that torch's encoder runs at once in eval mode. Their steps are not seen: all operands are rounded.
 _FUSED_LAYERS = ("_native_multi_head_attention", "_transformer_encoder_layer_fwd")
+# Resizing by fixed factors: torch's parts would compute coordinates in the graph, rounded like values: wrong from 128
+# on. Shapes are fixed when a graph is compiled, and so are the weights of the neighbours.
+_RESIZING = ("upsample_bilinear2d", "upsample_nearest2d", "upsample_bicubic2d", "upsample_linear1d")
 _LSTM = 2  # torch's number of the kind of a recurrent layer
 
 
@@ -132,7 +135,7 @@ class ChipMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         if self._paused:
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
-        if name not in _OPERANDS and func._can_decompose():
+        if name not in _OPERANDS and name not in _RESIZING and func._can_decompose():
             # Under inference_mode operators such as linear and attention arrive whole; without it, in their parts.
             with self:
                 return func.decompose(*args, **kwargs)

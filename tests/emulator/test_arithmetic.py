@@ -325,3 +325,19 @@ def test_what_is_no_tensor_passes():
     assert run(lambda x: (x > 0).tolist(), torch.tensor([1.0, -1.0])) == [True, False]
     assert run(lambda x: int(x.argmax()), torch.tensor([0.0, 3.0])) == 1
     assert run(lambda x: x.topk(1).indices.tolist(), torch.tensor([0.0, 3.0])) == [1]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("inference", [True, False])
+def test_resizing_takes_its_neighbours_from_the_right_place(mode, inference):
+    """Coordinates are fixed when a graph is compiled: those over 256 are not rounded to what bf16 can tell apart."""
+    picture = torch.linspace(0, 1, 512).reshape(1, 1, 1, 512).expand(1, 1, 4, 512).contiguous()
+
+    def double(x):
+        return torch.nn.functional.interpolate(x, scale_factor=2, mode=mode)
+
+    exact = double(picture)
+    with torch.inference_mode(inference):
+        found = run(double, picture)
+    assert is_bf16(found)
+    assert float((found - exact).abs().max()) < 2**-8
