@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cli import building, planning, serving
+from cli import buckets, building, planning, serving
 from handlers.errors import KitError
 
 
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     building.register(subparsers)
     serving.register(subparsers)
     planning.register(subparsers)
+    buckets.register(subparsers)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

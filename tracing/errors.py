@@ -2,6 +2,7 @@
 
 KitError
 ├── RecipeError             the recipe cannot be read or has faults; all of them are listed
+├── LengthsError            a sample of lengths cannot be read, or buckets cannot be planned from it
 └── BuildError              a step of the build failed
     ├── PreflightError      the model would not compile, or would compile wrong
     ├── CompileError        the compiler refused the model
@@ -21,6 +22,10 @@ class RecipeError(KitError):
     def __init__(self, where: str, faults: Sequence[str]) -> None:
         super().__init__(f"{where}: " + (faults[0] if len(faults) == 1 else _list_faults(faults)))
         self.faults = tuple(faults)
+
+
+class LengthsError(KitError):
+    """A sample of lengths cannot be read, or buckets cannot be planned from it."""
 
 
 class BuildError(KitError):
