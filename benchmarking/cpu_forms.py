@@ -21,7 +21,7 @@ from handlers.artifact import TensorSpec
 from handlers.handler import as_tuple
 from handlers.targets import cpu
 from tracing.compiling import generate_inputs
-from tracing.loading import build_model, importing_from, load_recipe
+from tracing.loading import build_model, importing_from, load_recipe, with_any_weights
 from tracing.recipe import tensor_specs
 
 Run = Callable[..., Any]  # Any: a tensor, or a tuple with one
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    loaded = load_recipe(arguments.model)
+    loaded = with_any_weights(load_recipe(arguments.model))
     with importing_from(loaded.folder):
         model = build_model(loaded)
     for batch in arguments.batches:

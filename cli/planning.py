@@ -158,10 +158,10 @@ def _model_of_recipe(model: str, target: str) -> _Model:
     from handlers import targets
     from serving.planning import ModelNeed, resident_bytes
     from tracing.estimating import count_operations, count_parameters, estimate_copy_bytes, resolve_options
-    from tracing.loading import build_model, importing_from, load_recipe
+    from tracing.loading import build_model, importing_from, load_recipe, with_any_weights
     from tracing.recipe import sorted_buckets
 
-    loaded = load_recipe(model)
+    loaded = with_any_weights(load_recipe(model))
     recipe = loaded.recipe
     with importing_from(loaded.folder):
         built = build_model(loaded)
@@ -182,7 +182,8 @@ def _model_of_recipe(model: str, target: str) -> _Model:
         operations=operations,
         origin="estimate",
     )
-    return _Model(need, f"MODEL={shlex.quote(model)} TARGET={target}")
+    given = " WEIGHTS=FILE" if loaded.has_random_weights else ""
+    return _Model(need, f"MODEL={shlex.quote(model)}{given} TARGET={target}")
 
 
 def _weight_bytes(target: str, options: dict[str, Any]) -> int:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli.building import ROOT, add_folders, add_target, emulate, ensure_archive, report
+from cli.building import ROOT, add_folders, add_target, add_weights, emulate, ensure_archive, report
+from handlers.errors import KitError
 
 _Subparsers = Any  # argparse's own type for this is private
 _MARKS = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
@@ -21,6 +22,7 @@ def register(subparsers: _Subparsers) -> None:
     help_text = "a shipped recipe's name, or the path of your own, or of a .mar file, which is served as it is"
     parser.add_argument("model", metavar="MODEL", help=help_text)
     add_target(parser)
+    add_weights(parser)
     parser.add_argument("--log", choices=("warn", "info"), default="warn", help="what TorchServe logs")
     parser.add_argument("--token", action="store_true", help="switch token authorisation on")
     parser.add_argument(
@@ -60,10 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
     received = interrupts()
     emulate(options)
     ensure_startable(options.port)
-    if options.model.endswith(".mar"):
-        archive = Path(options.model).resolve()  # as it is: built on another machine, say
-    else:
-        archive = ensure_archive(options.model, options.target, store=options.store, build=options.build)
+    archive = _find_archive(options)
     record = read_archive_record(archive)
     settings = ServeSettings(
         port=options.port,
@@ -79,13 +78,23 @@ def _serve(options: argparse.Namespace) -> int:
             stop(options.port)
         raise KeyboardInterrupt
     emulated = f", EMULATED ({served.reply.emulated})" if served.reply.emulated else ""
-    print(f"{record.name} {record.version} answers {record.golden[0].name}{emulated}:")
+    random = ", RANDOM WEIGHTS (it is not trained)" if record.random_weights else ""
+    print(f"{record.name} {record.version} answers {record.golden[0].name}{random}{emulated}:")
     print(served.reply.text)
     print("Repeat it:")
     print(f"  {curl_line(served.client, record.name, record.golden[0], served.file)}")
     port = "" if options.port == 8080 else f" PORT={options.port}"
     print(f"Stop it:\n  make stop{port}")
     return 0
+
+
+def _find_archive(options: argparse.Namespace) -> Path:
+    if not options.model.endswith(".mar"):
+        folders = {"store": options.store, "build": options.build}
+        return ensure_archive(options.model, options.target, **folders, weights=options.weights)
+    if options.weights is not None:
+        raise KitError(f"{options.model} has its weights inside; --weights is for a recipe, from which it is built")
+    return Path(options.model).resolve()  # as it is: built on another machine, say
 
 
 def interrupts() -> list[int]:
@@ -138,7 +147,8 @@ def _format_server(row: dict[str, Any]) -> str:
     worker, instance = row["one_worker"], row["settings"].get("emulated")
     target = f" for {worker['target']}" if "target" in worker else ""
     emulated = f", EMULATED ({instance})" if instance else ""
-    state = f"{len(row['workers'])} workers, {worker.get('status', 'no answer')}{emulated}"
+    random = ", RANDOM WEIGHTS" if worker.get("random_weights") else ""
+    state = f"{len(row['workers'])} workers, {worker.get('status', 'no answer')}{random}{emulated}"
     passed_over = "".join(f"\n  passed over {reason}" for reason in worker.get("passed_over", []))
     return f"{row['port']}  {row['model']}{target}  process {row['pid']}  {state}{passed_over}"
 

@@ -35,6 +35,21 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A dimension of an output that follows a varying dimension of an input, neither counted with the batch.
+
+    Its size is that of the input's times ``numerator / denominator``, rounded up.
+    """
+
+    output: int
+    dimension: int
+    input: int
+    input_dimension: int
+    numerator: int
+    denominator: int
+
+
+@dataclass(frozen=True)
 class Variant:
     """The recipe compiled for one target."""
 
@@ -52,6 +67,7 @@ class Variant:
     certificate: Dict[str, Any] = field(default_factory=dict)  # the model under the chip's arithmetic; JSON, {} for cpu
     device_bytes: int = 0  # estimated device memory of one copy of all modules, on each of its cores
     cpu_share: float = 0.0  # share of arithmetic operators that a chip's compiler left to the processor
+    crops: Tuple[Crop, ...] = ()  # how outputs of a padded item are brought back to its own size
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,8 @@ class Record:
     sources: Dict[str, str] = field(default_factory=dict)  # file the archive was made from -> sha256
     built_with: Dict[str, str] = field(default_factory=dict)  # kit, Python and archiver versions
     files: Dict[str, str] = field(default_factory=dict)  # every other file of the archive -> sha256
+    random_weights: bool = False  # the model was never trained: its answers mean nothing
+    requirements: Tuple[str, ...] = ()  # packages with versions that the handler needs beyond torch, numpy and pillow
     record_sha256: str = "0" * 64  # of this record's bytes with this field zero
 
     @property

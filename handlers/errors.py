@@ -4,6 +4,7 @@
     ├── RequestError            a client's request cannot be answered; carries an HTTP status
     │   ├── BadRequest          400: it is not what the model takes
     │   ├── TooLarge            413: too many bytes, pixels or instances
+    │   ├── NotAcceptable       406: the client accepts no type of content that is offered
     │   ├── UnsupportedType     415: a type of content that the handler does not read
     │   └── NotOffered          501: a kind of request that this model does not offer
     ├── ModelError              500: the model ran, and its answer cannot be given out
@@ -38,6 +39,12 @@ class TooLarge(RequestError):
     """The request has too many bytes, pixels or instances."""
 
     status = 413
+
+
+class NotAcceptable(RequestError):
+    """The client accepts no type of content that this model offers."""
+
+    status = 406
 
 
 class UnsupportedType(RequestError):

@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -10,7 +11,12 @@ import torch
 from handlers import images
 from handlers.artifact import TensorSpec
 from handlers.errors import BadRequest, ModelError
-from handlers.handler import Handler, Tensors
+from handlers.features import Explanation, Features, Target, choose_label
+from handlers.grid import name_cells, number_cells, present_grid
+from handlers.handler import Handler, Sample, Tensors, read_count
+from handlers.heat_map import draw_heat_map
+from handlers.payloads import Encoded, Payload
+from handlers.responses import JSON, PNG
 
 _ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -47,8 +53,15 @@ class ImageSettings:
 class ImageClassifier(Handler):
     """A picture in, the most probable labels out."""
 
-    def __init__(self, settings: Dict[str, Any], inputs: Sequence[TensorSpec]) -> None:
-        super().__init__(settings, inputs)
+    parameters = (*Handler.parameters, "top_k", "grid")
+    explanation_parameters = (*Handler.explanation_parameters, "grid")
+    explanation_types = (JSON, PNG)
+    explanation_method = "occlusion"
+
+    def __init__(
+        self, settings: Dict[str, Any], buckets: Sequence[Sequence[TensorSpec]], folder: Path = Path()
+    ) -> None:
+        super().__init__(settings, buckets, folder)
         self.image = ImageSettings(**{**settings, "labels": tuple(settings["labels"])})
         # (x / 255 - mean) / std as one multiplication and one addition for each channel.
         std = torch.tensor(self.image.std, dtype=torch.float32).reshape(1, 3, 1, 1)
@@ -107,12 +120,22 @@ class ImageClassifier(Handler):
             scores = torch.sigmoid(scores)
         return (scores,)
 
+    def answer(self, outputs: Tensors, note: Any, parameters: Mapping[str, Any]) -> Any:
+        """Return the answer with as many labels as the client asks for (``top_k``), or the settings' number."""
+        if "top_k" in parameters:
+            count = read_count(parameters, "top_k", self.image.top_k, len(self.image.labels))
+            return self._rank(outputs, count)
+        return self.postprocess(outputs)
+
     def postprocess(self, outputs: Tensors) -> Dict[str, float]:
         """Return the ``top_k`` labels with their probabilities, largest first; equal ones in the labels' order."""
+        return self._rank(outputs, self.image.top_k)
+
+    def _rank(self, outputs: Tensors, count: int) -> Dict[str, float]:
         values: List[float] = outputs[0].tolist()
         if not all(math.isfinite(value) for value in values):
             raise ModelError("the model gave a probability that is not a number for this picture")
-        best = sorted(range(len(values)), key=lambda index: (-values[index], index))[: self.image.top_k]
+        best = sorted(range(len(values)), key=lambda index: (-values[index], index))[:count]
         return {self.image.labels[index]: values[index] for index in best}
 
     def as_tensors(self, answers: Sequence[Any]) -> List[Dict[str, Any]]:
@@ -124,6 +147,28 @@ class ImageClassifier(Handler):
             {"name": "labels", "datatype": "BYTES", "shape": shape, "data": labels},
             {"name": "probabilities", "datatype": "FP32", "shape": shape, "data": values},
         ]
+
+    def features(self, sample: Sample, parameters: Mapping[str, Any]) -> Features:
+        """Return the cells of a grid over the picture, by default 8 x 8 (``grid``); left out, they are the mean colour.
+
+        The mean is the settings', at which the model's input is zero; mid-grey where they have none.
+        """
+        cells, side = number_cells(self._size, parameters)
+        mean = self.image.mean if any(self.image.mean) else (0.5, 0.5, 0.5)
+        colour = np.round(np.array(mean) * 255).clip(0, 255)
+        return Features((cells[:, :, None],), (colour,), name_cells(side), (side, side))
+
+    def targets(self, payload: Payload, outputs: Sequence[Tensors]) -> List[Target]:
+        """Return the label that the client names (``target``), or each picture's most probable one."""
+        return [choose_label(each, self.image.labels, payload.parameters.get("target")) for each in outputs]
+
+    def present(self, explanation: Explanation, features: Features, item: Any, accept: str) -> Any:
+        """Return the weights as rows of the ``grid``, with ``errors`` or None; or a heat map over the picture."""
+        if accept == PNG:
+            image = images.decode_image(item, most_bytes=self.image.most_bytes, most_pixels=self.image.most_pixels)
+            box = images.find_crop(image.size, self._size, crop_share=self.image.crop_share)
+            return Encoded(PNG, draw_heat_map(image, explanation.values.reshape(features.grid), box))
+        return present_grid(explanation, features)
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -57,13 +57,21 @@ def resize_to(image: Image.Image, size: Tuple[int, int], *, crop_share: float) -
     (bilinear), in one step with the crop.
     """
     height, width = size
-    scale = min(image.width / width, image.height / height) * crop_share
-    box_width, box_height = width * scale, height * scale
-    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
     if (image.width, image.height) == (width, height) and crop_share == 1.0:
         return np.asarray(image)
-    box = (left, top, left + box_width, top + box_height)
+    box = find_crop((image.width, image.height), size, crop_share=crop_share)
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def find_crop(
+    picture: Tuple[int, int], size: Tuple[int, int], *, crop_share: float
+) -> Tuple[float, float, float, float]:
+    """Return the part of a picture of (width, height) that ``resize_to`` takes: left, top, right, bottom in pixels."""
+    height, width = size
+    scale = min(picture[0] / width, picture[1] / height) * crop_share
+    box_width, box_height = width * scale, height * scale
+    left, top = (picture[0] - box_width) / 2, (picture[1] - box_height) / 2
+    return (left, top, left + box_width, top + box_height)
 
 
 def _check_pixels(image: Image.Image, most_pixels: int) -> None:

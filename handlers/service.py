@@ -4,6 +4,7 @@ A worker that cannot serve answers every request at once with 503 and the reason
 while a worker dies and restarts. Where waiting can help (no free core), it tries again in the background.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from handlers import neuron
-from handlers.errors import CannotServe, KitError, ModelError, NotOffered, RequestError
-from handlers.payloads import Payload, read_payload
-from handlers.worker import Worker, start_worker
+from handlers.errors import CannotServe, KitError, ModelError, RequestError
+from handlers.payloads import Encoded, Payload, pick_parameters
+from handlers.responses import JSON, NPY, choose_type
+from handlers.worker import Waste, Worker, start_worker
 
 EMULATED_HEADER = "X-Neuron-Emulated"  # of every answer that no chip computed; its value is the emulated instance
+RANDOM_HEADER = "X-Random-Weights"  # of every answer of a model that was never trained
+_METRIC_PAUSE = 1.0  # seconds between reports of a metric: each is a line that TorchServe has to parse
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts to start; doubled each time
-_REASONS = {400: "Bad Request", 413: "Payload Too Large", 415: "Unsupported Media Type", 501: "Not Implemented"}
-_REASONS.update({500: "Internal Server Error", 503: "Service Unavailable"})
+_REASONS = {400: "Bad Request", 406: "Not Acceptable", 413: "Payload Too Large", 415: "Unsupported Media Type"}
+_REASONS.update({500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"})
 
 
 class Service:
@@ -33,6 +37,8 @@ class Service:
         self.fault: Optional[CannotServe] = None
         self.attempts = 0
         self.ready_since = 0.0
+        self._reported = Waste()
+        self._reported_at = 0.0
 
     def initialize(self) -> None:
         """Start the worker; never raises, because the reason is to reach the clients."""
@@ -44,13 +50,15 @@ class Service:
         """Return one encoded answer for each row, in order, whatever the rows hold."""
         answers: List[Any] = [None] * len(rows)
         payloads: Dict[int, Payload] = {}
+        explained: Dict[int, Payload] = {}
         for index, row in enumerate(rows):
             headers = _read_headers(context, index)
             if headers.get("describe") == "True":
                 answers[index] = self.describe()
                 continue
             try:
-                payloads[index] = self._read(row, headers)
+                wanted = explained if headers.get("explain") == "True" else payloads
+                wanted[index] = self._read(row, headers)
             except KitError as exc:
                 answers[index] = exc
             except Exception as exc:  # whatever one client sent, its neighbours are to be answered
@@ -58,9 +66,12 @@ class Service:
                 answers[index] = ModelError(f"the request cannot be read ({type(exc).__name__})")
         for index, answer in zip(payloads, self._answer(list(payloads.values()))):
             answers[index] = answer
-        if self.worker is not None and self.worker.variant.emulated:
+        for index, answer in zip(explained, self._explain(list(explained.values()))):
+            answers[index] = answer
+        for name, value in self._marks().items():
             for index in range(len(rows)):
-                context.set_response_header(index, EMULATED_HEADER, os.environ.get(neuron.INSTANCE_VARIABLE, "unknown"))
+                context.set_response_header(index, name, value)
+        self._report_waste(context)
         return [_encode(answer, context, index) for index, answer in enumerate(answers)]
 
     def describe(self) -> Dict[str, Any]:
@@ -83,6 +94,9 @@ class Service:
             "cores": list(worker.lease.cores),
             "core_shared": worker.lease.place > 0,
             "batch_sizes": worker.batch_sizes,
+            "buckets": worker.bucket_sizes,
+            "padding_share": round(worker.waste.share, 4),
+            "random_weights": worker.record.random_weights,
             "verified_on": worker.variant.verified_on,
             "golden_requests": len(worker.record.golden),
             "start_seconds": worker.seconds,
@@ -92,9 +106,12 @@ class Service:
         if self.worker is None:
             # Without the traceback of earlier times, which grows with each raise and keeps those requests in memory.
             raise (self.fault or CannotServe("the worker is still starting")).with_traceback(None)
-        if headers.get("explain") == "True":
-            raise NotOffered(f"{self.worker.record.name} offers no explanations; use /predictions")
-        return read_payload(row, _content_types(headers))
+        handler, explain = self.worker.handler, headers.get("explain") == "True"
+        offered = handler.explanation_types if explain else (JSON, NPY)
+        accept, wished = choose_type(headers.get("accept"), offered)
+        payload = handler.read(row, _content_types(headers))
+        parameters = {**pick_parameters(wished, handler.parameters), **payload.parameters}
+        return dataclasses.replace(payload, parameters=parameters, accept=accept)
 
     def _answer(self, payloads: List[Payload]) -> List[Any]:
         if not payloads or self.worker is None:
@@ -104,6 +121,35 @@ class Service:
         except Exception as exc:  # a fault of a handler outside preprocess and postprocess
             traceback.print_exc()
             return [ModelError(f"the handler failed ({type(exc).__name__}: {exc})") for _ in payloads]
+
+    def _explain(self, payloads: List[Payload]) -> List[Any]:
+        if not payloads or self.worker is None:
+            return []
+        from handlers.explaining import explain_payload  # costs a second, and few ask
+
+        return [explain_payload(self.worker, payload, share=len(payloads)) for payload in payloads]
+
+    def _marks(self) -> Dict[str, str]:
+        """Return the headers of answers that are not to be taken for a chip's, or a trained model's."""
+        marks = {}
+        if self.worker is not None and self.worker.variant.emulated:
+            marks[EMULATED_HEADER] = os.environ.get(neuron.INSTANCE_VARIABLE, "unknown")
+        if self.worker is not None and self.worker.record.random_weights:
+            marks[RANDOM_HEADER] = "true"
+        return marks
+
+    def _report_waste(self, context: Any) -> None:
+        """Add what was computed, and what of it was padding, to TorchServe's metrics."""
+        metrics, now = getattr(context, "metrics", None), time.monotonic()
+        if self.worker is None or metrics is None or now < self._reported_at + _METRIC_PAUSE:
+            return
+        waste, before = self.worker.waste, self._reported
+        try:
+            metrics.add_counter("ComputedValues", waste.computed - before.computed, None, [])
+            metrics.add_counter("PaddedValues", waste.padded - before.padded, None, [])
+        except Exception as exc:  # of another TorchServe: no answer is to fail over a metric
+            _warn(f"metrics are not reported ({type(exc).__name__}: {exc})")
+        self._reported, self._reported_at = Waste(waste.computed, waste.padded), now
 
     def _try_start(self) -> None:
         self.attempts += 1
@@ -137,6 +183,9 @@ def encode_error(error: KitError) -> Tuple[int, bytes]:
 
 
 def _encode(answer: Any, context: Any, index: int) -> bytes:
+    if isinstance(answer, Encoded):
+        context.set_response_content_type(index, answer.content_type)
+        return answer.body
     if not isinstance(answer, KitError):
         try:
             text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

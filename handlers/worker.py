@@ -2,19 +2,23 @@
 
 import importlib
 import json
+import re
+import sys
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
 from handlers import artifact, cores, targets
 from handlers.artifact import Golden, Module, Record, TensorSpec, Variant
-from handlers.batching import choose_bucket, pad_batch, pad_sample, plan_batches
+from handlers.batching import choose_bucket, pad_batch, plan_batches
 from handlers.comparing import find_difference
 from handlers.errors import (
+    BadRequest,
     CannotServe,
     GoldenMismatch,
     KitError,
@@ -24,10 +28,12 @@ from handlers.errors import (
     RequestError,
     TooLarge,
 )
-from handlers.handler import Handler, Tensors
-from handlers.payloads import INSTANCES, TENSORS, Payload, read_payload
+from handlers.handler import Handler, Sample, Tensors, as_sample
+from handlers.payloads import Payload, shorten
+from handlers.responses import NPY, encode_npy
 
 Run = Callable[..., Tensors]
+_WHOLE = Payload([])  # of the jobs whose outputs are wanted, and no answer
 
 
 @dataclass
@@ -36,6 +42,27 @@ class Bucket:
 
     inputs: Tuple[TensorSpec, ...]  # of its smallest batch; -1 for a dimension that takes any size
     runs: Dict[int, Run]  # compiled batch size -> the loaded module
+
+
+@dataclass
+class Job:
+    """One item on its way through the model."""
+
+    sample: Sample
+    payload: Payload  # of the request that holds it
+
+
+@dataclass
+class Waste:
+    """How much of what was computed was padding: of an item to its bucket, of a batch to its compiled size."""
+
+    computed: int = 0  # input values, since the worker started
+    padded: int = 0  # those of them that no item holds
+
+    @property
+    def share(self) -> float:
+        """The share of padding, 0 to 1."""
+        return self.padded / self.computed if self.computed else 0.0
 
 
 @dataclass
@@ -49,11 +76,18 @@ class Worker:
     lease: cores.Lease
     passed_over: List[str]  # why variants before this one were not taken
     seconds: Dict[str, float] = field(default_factory=dict)  # how long each step of the start took
+    waste: Waste = field(default_factory=Waste)
 
     @property
     def batch_sizes(self) -> List[int]:
         """The compiled batch sizes, smallest first."""
         return sorted({size for bucket in self.buckets for size in bucket.runs})
+
+    @property
+    def bucket_sizes(self) -> List[Dict[str, int]]:
+        """The sizes of the dimensions that vary, smallest bucket first; one empty element where none does."""
+        smallest = min(self.batch_sizes)
+        return [dict(module.bucket) for module in self.variant.modules if module.batch == smallest]
 
     def answer(self, payloads: Sequence[Payload]) -> List[Any]:
         """Return for each payload its answer, or the ``KitError`` that stands in its place.
@@ -61,76 +95,139 @@ class Worker:
         Items of all payloads share compiled batches. If such a batch fails, each payload is run again alone, so that
         one that the model cannot take fails alone.
         """
-        samples = [self._preprocess(payload) for payload in payloads]
-        good = [index for index, each in enumerate(samples) if not isinstance(each, KitError)]
-        results: List[Any] = list(samples)
+        jobs = [self.preprocess(payload) for payload in payloads]
+        good = [index for index, each in enumerate(jobs) if not isinstance(each, KitError)]
+        results: List[Any] = list(jobs)
         try:
-            answers = self._run([sample for index in good for sample in samples[index]])
+            answers = self._run([job for index in good for job in jobs[index]])
         except Exception:
             for index in good:
-                results[index] = self._run_alone(samples[index])
+                results[index] = self._run_alone(jobs[index])
         else:
             for index in good:
-                results[index], answers = answers[: len(samples[index])], answers[len(samples[index]) :]
+                results[index], answers = answers[: len(jobs[index])], answers[len(jobs[index]) :]
         return [self._wrap(payload, result) for payload, result in zip(payloads, results)]
 
-    def _preprocess(self, payload: Payload) -> Any:
-        samples = []
+    def preprocess(self, payload: Payload) -> Any:
+        """Return a payload's items as jobs, or the ``KitError`` that says why they are none."""
+        fault = self._find_form_fault(payload)
+        if fault is not None:
+            return fault
+        jobs = []
         for position, item in enumerate(payload.items):
             try:
-                samples.append(self.handler.preprocess(item))
+                jobs.append(Job(as_sample(self.handler.preprocess(item)), payload))
             except KitError as exc:
                 if len(payload.items) > 1:
                     return type(exc)(f"item {position}: {exc}")
                 return exc
             except Exception as exc:
                 return _unexpected("preprocess", exc)
-        return samples
+        return jobs
 
-    def _run_alone(self, samples: List[Any]) -> Any:
+    def run_copies(self, copies: Sequence[Tuple[Any, ...]]) -> Tensors:
+        """Return the activated outputs, a row each, of many variations of one sample's inputs."""
+        rows = self._run([Job(Sample(tuple(copy)), _WHOLE) for copy in copies])
+        for row in rows:
+            if isinstance(row, KitError):
+                raise row
+        return tuple(torch.stack(column) for column in zip(*rows))
+
+    def find_bucket(self, inputs: Sequence[Any]) -> Optional[int]:
+        """Return the number of the smallest bucket that a sample's inputs fit into, or None."""
+        if not self.variant.modules[0].bucket:
+            return 0
+        return choose_bucket(inputs, [bucket.inputs for bucket in self.buckets])
+
+    def _find_form_fault(self, payload: Payload) -> Optional[KitError]:
+        form = payload.parameters.get("form", "answer")
+        if form in self.handler.forms:
+            return None
+        return BadRequest(f"the form is {shorten(str(form))!r}, expected one of {', '.join(self.handler.forms)}")
+
+    def _run_alone(self, jobs: List[Job]) -> Any:
         try:
-            return self._run(samples)
+            return self._run(jobs)
         except KitError as exc:
             return exc
         except Exception as exc:
             return _unexpected("the model", exc)
 
-    def _run(self, samples: List[Any]) -> List[Any]:
+    def _run(self, jobs: List[Job]) -> List[Any]:
         """Return the answers to preprocessed items in their order, a ``KitError`` in place of each that has none."""
-        if len(self.buckets) == 1 and not self.variant.modules[0].bucket:
-            return self._run_bucket(self.buckets[0], samples)
-        answers: List[Any] = [None] * len(samples)
-        chosen = [choose_bucket(sample, [bucket.inputs for bucket in self.buckets]) for sample in samples]
+        answers: List[Any] = [None] * len(jobs)
+        chosen = [self.find_bucket(job.sample.inputs) for job in jobs]
         for number, bucket in enumerate(self.buckets):
             picked = [index for index, each in enumerate(chosen) if each == number]
-            padded = [pad_sample(samples[index], bucket.inputs) for index in picked]
-            for index, answer in zip(picked, self._run_bucket(bucket, padded)):
+            for index, answer in zip(picked, self._run_bucket(bucket, [jobs[index] for index in picked])):
                 answers[index] = answer
         for index, each in enumerate(chosen):
             if each is None:
-                answers[index] = self._explain_no_bucket(samples[index])
+                answers[index] = self._explain_no_bucket(jobs[index].sample.inputs)
         return answers
 
-    def _run_bucket(self, bucket: Bucket, samples: List[Any]) -> List[Any]:
+    def _run_bucket(self, bucket: Bucket, jobs: List[Job]) -> List[Any]:
+        varies = bool(self.variant.modules[0].bucket)
         answers: List[Any] = []
-        for start, stop, size in plan_batches(len(samples), sorted(bucket.runs)):
-            inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(samples[start:stop]))
-            outputs = self.handler.activate(tuple(out[: stop - start] for out in bucket.runs[size](*inputs)))
-            answers += [self._postprocess(tuple(out[row] for out in outputs)) for row in range(stop - start)]
+        for start, stop, size in plan_batches(len(jobs), sorted(bucket.runs)):
+            batch = [job.sample.inputs for job in jobs[start:stop]]
+            padded = [self.handler.pad(each, bucket.inputs) for each in batch] if varies else batch
+            inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(padded))
+            self._count_waste(inputs, batch if varies else None, stop - start)
+            raw = tuple(out[: stop - start] for out in bucket.runs[size](*inputs))
+            activated = self.handler.activate(raw)
+            for row, job in enumerate(jobs[start:stop]):
+                answers.append(self._answer(job, tuple(out[row] for out in raw), tuple(out[row] for out in activated)))
         return answers
 
-    def _explain_no_bucket(self, sample: Sequence[Any]) -> KitError:
-        found = ", ".join(f"{spec.name} {list(np.shape(each))}" for each, spec in zip(sample, self.buckets[0].inputs))
+    def _count_waste(self, inputs: Tensors, batch: Optional[Sequence[Sequence[Any]]], items: int) -> None:
+        computed = sum(tensor.numel() for tensor in inputs)
+        if batch is None:
+            real = sum(tensor[:items].numel() for tensor in inputs)
+        else:
+            real = sum(int(np.prod(np.shape(each))) for sample in batch for each in sample)
+        self.waste.computed += computed
+        self.waste.padded += computed - real
+
+    def _explain_no_bucket(self, inputs: Sequence[Any]) -> KitError:
+        found = ", ".join(f"{spec.name} {list(np.shape(each))}" for each, spec in zip(inputs, self.buckets[0].inputs))
         sizes = "; ".join(str(module.bucket) for module in self.variant.modules[-1:])
         return TooLarge(f"the item fits into no compiled shape: found {found}, the largest holds {sizes}")
 
-    def _postprocess(self, outputs: Tensors) -> Any:
+    def _answer(self, job: Job, raw: Tensors, activated: Tensors) -> Any:
+        """Return the answer to one item from its rows of the model's outputs and of what ``activate`` made of them."""
+        form = job.payload.parameters.get("form", "answer")
         try:
-            return self.handler.postprocess(outputs)
+            raw, activated = self._crop(job, raw, raw), self._crop(job, raw, activated)
+            if job.payload is _WHOLE:
+                return activated
+            if job.payload.accept == NPY:
+                return self._as_array(form, raw, activated, job.sample.note)
+            if form == "raw":
+                return {name: out.tolist() for name, out in zip(self.variant.outputs, raw)}
+            return self.handler.answer(activated, job.sample.note, job.payload.parameters)
         except KitError as exc:
             return exc
         except Exception as exc:
             return _unexpected("postprocess", exc)
+
+    def _crop(self, job: Job, raw: Tensors, outputs: Tensors) -> Tensors:
+        """Return outputs cut back to the sizes that follow from the item's own; those of another shape stay."""
+        cropped = list(outputs)
+        for crop in self.variant.crops:
+            if crop.output < len(cropped) and outputs[crop.output].shape == raw[crop.output].shape:
+                own = np.shape(job.sample.inputs[crop.input])[crop.input_dimension]
+                size = -(-own * crop.numerator // crop.denominator)
+                out = cropped[crop.output]
+                cropped[crop.output] = out.narrow(crop.dimension, 0, min(size, out.shape[crop.dimension]))
+        return tuple(cropped)
+
+    def _as_array(self, form: str, raw: Tensors, activated: Tensors, note: Any) -> Any:
+        if form != "raw":
+            return self.handler.as_array(activated, note)
+        if len(raw) > 1:
+            return BadRequest(f"the model has {len(raw)} raw outputs, npy holds one array; accept application/json")
+        return raw[0].float().numpy() if raw[0].is_floating_point() else raw[0].numpy()
 
     def _wrap(self, payload: Payload, result: Any) -> Any:
         if isinstance(result, KitError):
@@ -138,13 +235,16 @@ class Worker:
         for answer in result:
             if isinstance(answer, KitError):
                 return answer
-        if payload.form == INSTANCES:
-            return {"predictions": result}
-        if payload.form == TENSORS:
-            outputs = self.handler.as_tensors(result)
-            wrapped = {"model_name": self.record.name, "model_version": self.record.version, "outputs": outputs}
-            return {**wrapped, "id": payload.request_id} if payload.request_id is not None else wrapped
-        return result[0]
+        try:
+            if payload.accept == NPY:
+                return encode_npy(result)
+            if payload.parameters.get("form") == "raw":
+                return Handler.wrap(self.handler, payload, result, self.record.name, self.record.version)
+            return self.handler.wrap(payload, result, self.record.name, self.record.version)
+        except KitError as exc:
+            return exc
+        except Exception as exc:
+            return _unexpected("wrap", exc)
 
 
 def start_worker(folder: Path) -> Worker:
@@ -165,7 +265,8 @@ def start_worker(folder: Path) -> Worker:
     )
     try:
         target.prepare(lease.cores)
-        handler = make_handler(record, variant)
+        ensure_requirements(record)
+        handler = make_handler(record, variant, folder)
         loading = time.monotonic()
         runs = [_load(target, folder, module, variant) for module in variant.modules]
         warming = time.monotonic()
@@ -206,12 +307,32 @@ def choose_variant(record: Record) -> Tuple[Variant, List[str]]:
     raise NoTarget(f"no variant of {record.name} can run on this host: " + "; ".join(reasons))
 
 
-def make_handler(record: Record, variant: Variant) -> Handler:
-    """Return the handler that the record names, with its settings."""
+def ensure_requirements(record: Record) -> None:
+    """Raise ``ModelUnusable`` that names the packages which the handler needs and this Python lacks."""
+    missing = [each for each in record.requirements if _is_missing(each)]
+    if missing:
+        raise ModelUnusable(
+            f"{record.name} needs {', '.join(missing)}, which this Python lacks; install it where TorchServe runs: "
+            f"{sys.executable} -m pip install {' '.join(map(repr, missing))}"
+        )
+
+
+def _is_missing(requirement: str) -> bool:
+    name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return True
+    return False
+
+
+def make_handler(record: Record, variant: Variant, folder: Path) -> Handler:
+    """Return the handler that the record names, with its settings; ``folder`` holds the archive's files."""
     module, _, name = record.handler.path.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)
-        handler: Handler = kind(dict(record.handler.settings), variant.modules[0].inputs)
+        shapes = {tuple(sorted(module.bucket.items())): module.inputs for module in reversed(variant.modules)}
+        handler: Handler = kind(dict(record.handler.settings), list(reversed(list(shapes.values()))), folder)
         return handler
     except Exception as exc:
         raise ModelUnusable(f"the handler {record.handler.path} cannot be made: {_name(exc)}") from exc
@@ -219,7 +340,7 @@ def make_handler(record: Record, variant: Variant) -> Handler:
 
 def replay_golden(worker: Worker, folder: Path) -> None:
     """Raise ``GoldenMismatch`` unless every golden request gets its expected answer, alone and in mixed batches."""
-    payloads = [_read_golden(folder, golden) for golden in worker.record.golden]
+    payloads = [_read_golden(worker.handler, folder, golden) for golden in worker.record.golden]
     if not payloads:
         return
     for size in worker.batch_sizes:
@@ -231,9 +352,9 @@ def replay_golden(worker: Worker, folder: Path) -> None:
                 _compare_golden(worker, index, size, answer)
 
 
-def _read_golden(folder: Path, golden: Golden) -> Payload:
+def _read_golden(handler: Handler, folder: Path, golden: Golden) -> Payload:
     try:
-        return read_payload({"body": (folder / golden.file).read_bytes()}, {"body": golden.content_type})
+        return handler.read({"body": (folder / golden.file).read_bytes()}, {"body": golden.content_type})
     except (OSError, RequestError) as exc:
         raise GoldenMismatch(f"golden request {golden.name} cannot be read from {golden.file}: {exc}") from exc
 

@@ -1,5 +1,5 @@
 """The build half: recipes, tracing, verification, packing and checking. Never part of an archive."""
 
-from tracing.recipe import Input, Recipe, Tolerances
+from tracing.recipe import NEEDED, Input, Recipe, Tolerances
 
-__all__ = ["Input", "Recipe", "Tolerances"]
+__all__ = ["NEEDED", "Input", "Recipe", "Tolerances"]

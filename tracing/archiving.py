@@ -7,14 +7,16 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from handlers import artifact, integrity
 from handlers.artifact import Record
 from tracing.errors import PackingError
 from tracing.loading import LoadedRecipe
+from tracing.own_code import find_foreign_imports, find_own_code
 from tracing.recipe import handler_file
 
 HANDLERS = Path(__file__).resolve().parent.parent / "handlers"
@@ -36,6 +38,7 @@ def write_archive(artifact_folder: Path, loaded: LoadedRecipe, output: Path) -> 
     try:
         with _private_folder() as private:
             record = artifact.read_record(artifact_folder)
+            validate_imports(loaded)
             model_folder = _lay_out(record, artifact_folder, loaded, private)
             sealed = _seal_folder(record, model_folder)
             _write_zip(model_folder, output)
@@ -82,6 +85,26 @@ def _lay_out(record: Record, artifact_folder: Path, loaded: LoadedRecipe, privat
     return model_folder
 
 
+def validate_imports(loaded: LoadedRecipe) -> None:
+    """Raise ``PackingError`` that names what the user's handler imports, a container lacks and the recipe omits."""
+    own = handler_file(loaded.recipe, loaded.folder)
+    foreign = find_foreign_imports(find_own_code(own, loaded.folder), loaded.folder) if own else []
+    names = {each.partition("==")[0].lower().replace("-", "_") for each in loaded.recipe.requirements}
+    unnamed = [each for each in foreign if not provides(names, each.package)]
+    if unnamed:
+        what = ", ".join(f"{each.package} ({each.place})" for each in unnamed)
+        raise PackingError(
+            f"the handler imports {what}, which a container for TorchServe may lack; name it in the recipe, with its "
+            'version: requirements=["name==1.2.3"], and install it where TorchServe runs'
+        )
+
+
+def provides(requirements: Collection[str], package: str) -> bool:
+    """Whether one of the ``requirements``, lower-case names, brings a package that is imported by another name."""
+    distributions = packages_distributions().get(package, [])
+    return bool({package.lower(), *(each.lower().replace("-", "_") for each in distributions)} & set(requirements))
+
+
 def render_config(record: Record, loaded: LoadedRecipe) -> str:
     """Return the archive's ``model-config.yaml``.
 
@@ -108,13 +131,16 @@ def _copy_handlers(destination: Path) -> None:
 
 
 def _copy_own_files(loaded: LoadedRecipe, destination: Path) -> None:
-    """Copy the user's own handler and extra files to the root, where a worker imports from; no name may be taken."""
+    """Copy the user's own handler, with what it imports, to where a worker imports from; no name may be taken."""
     own = handler_file(loaded.recipe, loaded.folder)
-    files = [loaded.folder / path for path in loaded.recipe.extra_files] + ([own] if own else [])
-    for path in files:
-        if (destination / path.name).exists() or path.name in (ENTRY, CONFIG, integrity.RECORD_NAME):
-            raise PackingError(f"{path} cannot be packed: the archive has a file {path.name} of its own; rename yours")
-        shutil.copyfile(path, destination / path.name)
+    for path in find_own_code(own, loaded.folder) if own else []:
+        name = path.relative_to(loaded.folder.resolve())
+        if (destination / name).is_file() and (destination / name).read_bytes() == path.read_bytes():
+            continue  # named as an extra file as well
+        if (destination / name.parts[0]).is_file() or name.parts[0] in (ENTRY, "handlers", "golden", "modules"):
+            raise PackingError(f"{path} cannot be packed: the archive has a {name.parts[0]} of its own; rename yours")
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, destination / name)
 
 
 def _seal_folder(record: Record, model_folder: Path) -> Record:

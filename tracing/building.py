@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from handlers import artifact, integrity, targets
-from handlers.artifact import Golden, HandlerSpec, Record, TensorSpec, Variant
+from handlers.artifact import Golden, HandlerSpec, Record, Variant
 from handlers.errors import KitError
 from handlers.neuron import INSTANCE_VARIABLE
 from tracing.errors import BuildError, RecipeError
 from tracing.loading import LoadedRecipe, build_model, importing_from, load_recipe, modules_from
-from tracing.recipe import handler_file, handler_path, plain, sorted_buckets, tensor_specs
+from tracing.recipe import (
+    find_extra_files,
+    find_name_clashes,
+    handler_file,
+    handler_path,
+    plain,
+    sorted_buckets,
+    tensor_specs,
+)
+from tracing.sources import has_sources, hash_sources
 
 Progress = Callable[[str], None]
 KIT = Path(__file__).resolve().parent.parent
@@ -24,16 +33,18 @@ KIT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("numpy", "pillow", "torch", "torch-model-archiver")
 
 
-def trace(model: str, *, target_names: Sequence[str], folder: Path, progress: Progress) -> Record:
+def trace(
+    model: str, *, target_names: Sequence[str], folder: Path, progress: Progress, weights: str | None = None
+) -> Record:
     """Build the artifact of the recipe ``model`` in ``folder``, replacing what is there, and return its record.
 
-    The archive prefers the targets in the order given. Raises ``KitError`` with all that is wrong; ``folder`` is then
-    left as it was.
+    The archive prefers the targets in the order given. ``weights`` replace the recipe's: a path, or "random". Raises
+    ``KitError`` with all that is wrong; ``folder`` is then left as it was.
     """
     for name in target_names:
         targets.get_target(name)
-    loaded = load_recipe(model)
-    progress(f"recipe {loaded.recipe.name} {loaded.recipe.version} from {loaded.file}")
+    loaded = load_recipe(model, weights=weights)
+    progress(f"recipe {loaded.recipe.name} {loaded.recipe.version} from {loaded.file}{_describe_weights(loaded)}")
     building = folder.with_name(folder.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -48,16 +59,25 @@ def trace(model: str, *, target_names: Sequence[str], folder: Path, progress: Pr
         shutil.rmtree(building, ignore_errors=True)
 
 
-def is_up_to_date(record: Record, model: str, target_names: Sequence[str]) -> bool:
-    """Whether an archive with this record is what building ``model`` for these targets would give now."""
+def _describe_weights(loaded: LoadedRecipe) -> str:
+    if loaded.has_random_weights:
+        return ", RANDOM WEIGHTS: it is not trained, its answers mean nothing"
+    return f", weights from {loaded.checkpoint}" if loaded.weights is not None else ""
+
+
+def is_up_to_date(record: Record, model: str, target_names: Sequence[str], weights: str | None = None) -> bool:
+    """Whether an archive with this record is what building ``model`` for these targets would give now.
+
+    Where the recipe needs the user's weights and none are given, those that the archive was built from will do.
+    """
     try:
-        loaded = load_recipe(model, checked=False)
+        loaded = load_recipe(model, weights=weights, checked=False)
         code = [name.removeprefix("code/") for name in record.sources if name.startswith("code/")]
-        sources = _hash_sources(loaded, [loaded.folder / name for name in code])
+        sources = hash_sources(loaded, [loaded.folder / name for name in code])
     except (OSError, RecipeError):
         return False
     return (
-        record.sources == sources
+        has_sources(record, loaded, sources)
         and record.built_with == _list_versions()
         and [variant.target for variant in record.variants] == list(target_names)
         and all(_is_of_this_framework(variant) for variant in record.variants)
@@ -82,7 +102,8 @@ def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str],
     torch.set_num_threads(1)
     recipe = loaded.recipe
     bodies = _copy_golden(folder, loaded)
-    handler = _make_handler(loaded)
+    _copy_extra(folder, loaded)
+    handler = _make_handler(loaded, folder)
     model = build_model(loaded)
     samples = [sample for golden, body in bodies for sample in _preprocess_golden(handler, golden, body)]
     source = Source(recipe, model, handler, samples, handler_file(recipe, loaded.folder))
@@ -97,9 +118,11 @@ def _trace_into(folder: Path, loaded: LoadedRecipe, target_names: Sequence[str],
         handler=HandlerSpec(handler_path(recipe.handler), plain(recipe.settings)),
         variants=variants,
         golden=golden,
-        sources=_hash_sources(loaded, [*loaded.code, *modules_from(loaded.folder).values()]),
+        sources=hash_sources(loaded, [*loaded.code, *modules_from(loaded.folder).values()]),
         built_with=_list_versions(),
         files={name: integrity.hash_file(folder / name) for name in _list_files(folder)},
+        random_weights=loaded.has_random_weights,
+        requirements=tuple(recipe.requirements),
     )
 
 
@@ -118,11 +141,21 @@ def _answer_golden(
     worker = Worker(blank, variant, handler, buckets, Lease((), 0, []), [])
     answered = []
     for golden, body in bodies:
-        (answer,) = worker.answer([_read(golden, body)])
+        (answer,) = worker.answer([_read(handler, golden, body)])
         if isinstance(answer, KitError):
             raise RecipeError(str(loaded.file), [f"golden: {golden.name} is refused by the handler: {answer}"])
         answered.append(Golden(golden.name, golden.file, golden.content_type, _round_numbers(answer)))
     return tuple(answered)
+
+
+def _copy_extra(folder: Path, loaded: LoadedRecipe) -> None:
+    files = find_extra_files(loaded.recipe, loaded.folder, loaded.checkpoint)
+    missing = [f"extra_files: there is no file {path}" for path in files if not path.is_file()]
+    faults = missing + find_name_clashes(files)
+    if faults:
+        raise RecipeError(str(loaded.file), faults)
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
 
 
 def _copy_golden(folder: Path, loaded: LoadedRecipe) -> list[tuple[Golden, bytes]]:
@@ -138,40 +171,26 @@ def _copy_golden(folder: Path, loaded: LoadedRecipe) -> list[tuple[Golden, bytes
     return copied
 
 
-def _read(golden: Golden, body: bytes) -> Any:
-    from handlers.payloads import read_payload
-
-    return read_payload({"body": body}, {"body": golden.content_type})
+def _read(handler: Any, golden: Golden, body: bytes) -> Any:
+    return handler.read({"body": body}, {"body": golden.content_type})
 
 
 def _preprocess_golden(handler: Any, golden: Golden, body: bytes) -> list[Any]:
+    from handlers.handler import as_sample
+
     try:
-        return [handler.preprocess(item) for item in _read(golden, body).items]
+        return [as_sample(handler.preprocess(item)) for item in _read(handler, golden, body).items]
     except Exception as exc:  # the handler may be the user's own
         what = str(exc) if isinstance(exc, KitError) else f"{type(exc).__name__}: {exc}"
         raise BuildError(f"golden request {golden.name} cannot be read: {what}") from exc
 
 
-def _make_handler(loaded: LoadedRecipe) -> Any:
+def _make_handler(loaded: LoadedRecipe, folder: Path) -> Any:
     import importlib
 
     module, _, name = handler_path(loaded.recipe.handler).partition(":")
-    inputs: tuple[TensorSpec, ...] = tensor_specs(loaded.recipe.inputs, 1, sorted_buckets(loaded.recipe)[0])
-    return getattr(importlib.import_module(module), name)(plain(loaded.recipe.settings), inputs)
-
-
-def _hash_sources(loaded: LoadedRecipe, code: Sequence[Path]) -> dict[str, str]:
-    """Return name -> sha256 of all that the recipe's archive is made from; names do not depend on the machine."""
-    recipe, folder = loaded.recipe, loaded.folder
-    files = {f"code/{path.resolve().relative_to(folder).as_posix()}": path for path in (loaded.file, *code)}
-    own = handler_file(recipe, folder)
-    if own is not None:
-        files[f"code/{own.name}"] = own
-    if recipe.checkpoint is not None:
-        files["checkpoint"] = folder / recipe.checkpoint
-    for what, paths in (("golden", recipe.golden), ("extra", recipe.extra_files)):
-        files.update({f"{what}/{number}-{Path(path).name}": folder / path for number, path in enumerate(paths)})
-    return {name: integrity.hash_file(path) for name, path in sorted(files.items())}
+    buckets = [tensor_specs(loaded.recipe.inputs, 1, bucket) for bucket in sorted_buckets(loaded.recipe)]
+    return getattr(importlib.import_module(module), name)(plain(loaded.recipe.settings), buckets, folder)
 
 
 def _list_versions() -> dict[str, str]:

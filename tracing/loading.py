@@ -6,13 +6,14 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tracing.errors import PreflightError, RecipeError
-from tracing.recipe import Recipe, find_faults
+from tracing.recipe import NEEDED, Recipe, find_faults
 
+RANDOM = "random"  # instead of a path to weights; a file of that name is ./random
 SHIPPED = Path(__file__).resolve().parent / "recipes"
 
 
@@ -23,11 +24,40 @@ class LoadedRecipe:
     recipe: Recipe
     file: Path  # absolute
     code: tuple[Path, ...] = ()  # files beside it that it has imported
+    weights: str | None = None  # the user's own: an absolute path, or "random"; None for the recipe's
 
     @property
     def folder(self) -> Path:
         """The folder that the recipe's relative paths and imports start from."""
         return self.file.parent
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the model is built without trained weights."""
+        return self.weights == RANDOM
+
+    @property
+    def lacks_weights(self) -> bool:
+        """Whether the recipe has no weights of its own and the user has given none."""
+        return self.recipe.checkpoint == NEEDED and self.weights is None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The weights that ``build_model`` gets; None for random ones, or for a recipe without.
+
+        Raises ``RecipeError`` that says how to give weights if they are lacking.
+        """
+        if self.lacks_weights:
+            raise RecipeError(
+                str(self.file),
+                [
+                    "the recipe has no weights of its own; give yours with --weights FILE (make: WEIGHTS=FILE), a file "
+                    "or a folder, or build it untrained, and marked so, with --weights random (make: WEIGHTS=random)"
+                ],
+            )
+        if self.weights is not None:
+            return None if self.has_random_weights else Path(self.weights)
+        return self.folder / self.recipe.checkpoint if self.recipe.checkpoint is not None else None
 
 
 def find_recipe(model: str) -> Path:
@@ -52,19 +82,55 @@ def list_recipes() -> list[str]:
     return sorted([*files, *(path.parent.name for path in SHIPPED.glob("*/recipe.py"))])
 
 
-def load_recipe(model: str, *, checked: bool = True) -> LoadedRecipe:
+def load_recipe(model: str, *, weights: str | None = None, checked: bool = True) -> LoadedRecipe:
     """Return the recipe that ``model`` names; raise ``RecipeError`` that lists all its faults.
 
-    With ``checked=False`` only what importing shows is checked, which needs no torch.
+    ``weights`` replace the recipe's own: a file's or folder's path, relative to the current folder, or "random". With
+    ``checked=False`` only what importing shows is checked, which needs no torch.
     """
     path = find_recipe(model)
+    weights = _resolve_weights(weights)
     with importing_from(path.parent):
         recipe = _import_recipe(path)
-        faults = find_faults(recipe, path.parent) if checked else []
+        faults = [*find_faults(recipe, path.parent), *_find_weights_faults(recipe, weights)] if checked else []
         code = tuple(modules_from(path.parent).values())
     if faults:
         raise RecipeError(str(path), faults)
-    return LoadedRecipe(recipe, path, code)
+    return LoadedRecipe(recipe, path, code, weights)
+
+
+def with_any_weights(loaded: LoadedRecipe) -> LoadedRecipe:
+    """Return the recipe, with random weights if it lacks any: enough where sizes and speed count, not answers."""
+    return replace(loaded, weights=RANDOM) if loaded.lacks_weights else loaded
+
+
+def _resolve_weights(weights: str | None) -> str | None:
+    if weights is None or weights == RANDOM:
+        return weights
+    # Links are kept: in a cache of downloads they carry the names, and with them what kind of file it is.
+    return str(Path(weights).expanduser().absolute())
+
+
+def _find_weights_faults(recipe: Recipe, weights: str | None) -> list[str]:
+    if weights is None:
+        return []
+    if recipe.checkpoint is None:
+        fault = f"--weights {weights}: the recipe takes none, its checkpoint is None; one that takes the user's says "
+        return [fault + "checkpoint=NEEDED (from tracing import NEEDED)"]
+    if weights == RANDOM:
+        return []
+    path = Path(weights)
+    if not path.exists():
+        return [f"--weights: there is no file or folder {path}; expected weights, or the word 'random'"]
+    if path.is_dir() and not list_files(path):
+        return [f"--weights: the folder {path} holds no file; expected a checkpoint in it"]
+    return []
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Return the files in a folder with weights and below it, sorted; hidden ones, such as a clone's .git, left out."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 def build_model(loaded: LoadedRecipe) -> Any:
@@ -74,14 +140,16 @@ def build_model(loaded: LoadedRecipe) -> Any:
     """
     import torch
 
-    recipe = loaded.recipe
+    recipe, checkpoint = loaded.recipe, loaded.checkpoint
     torch.manual_seed(0)
-    checkpoint = loaded.folder / recipe.checkpoint if recipe.checkpoint is not None else None
     try:
         model = recipe.build_model(checkpoint)
     except Exception as exc:
         place = _place(exc, loaded.folder)
-        raise PreflightError(f"build_model failed at {place}: {type(exc).__name__}: {exc}") from exc
+        what = f"build_model failed at {place}: {type(exc).__name__}: {exc}"
+        if loaded.has_random_weights:
+            what += "; for random weights it is called with None and must build the model without a checkpoint"
+        raise PreflightError(what) from exc
     if isinstance(model, torch.nn.Module):
         return model.eval().requires_grad_(False)
     if callable(model):

@@ -10,12 +10,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from handlers import integrity
 from handlers.artifact import TensorSpec
 
 BATCH = "batch"
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 # torch-model-archiver's own rule for names; versions stand in URLs as well.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*==[A-Za-z0-9.+!]+")
+# What every archive has at its root.
+_TAKEN = frozenset(
+    {"artifact.json", "golden", "handlers", "modules", "model-config.yaml", "MAR-INF", "torchserve_entry.py"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +56,23 @@ class Tolerances:
 CHIP_TOLERANCES = Tolerances(absolute=0.05, relative=0.05, cosine=0.999, top1=0.99, golden=0.05)
 
 
+NEEDED = "needed"  # the checkpoint of a recipe without weights of its own: the user gives them, or asks for random ones
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a model is: how to build it, its inputs, its handler, its tolerances. Relative paths are to its file."""
 
     name: str  # of the archive, and in the URL
-    build_model: Callable[[Path | None], Any]  # checkpoint -> torch.nn.Module or function of tensors
+    # checkpoint (None: a recipe without, or random weights) -> torch.nn.Module or function of tensors
+    build_model: Callable[[Path | None], Any]
     inputs: Sequence[Input]
     handler: str  # a shipped one by name ("image_classifier"), or "file.py:Class" in the recipe's folder
     golden: Sequence[str | Path]  # files with requests; the first is the one that `serve` sends
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the handler
     version: str = "1.0"
     description: str = ""  # one line for people
-    checkpoint: str | Path | None = None  # weights, handed to build_model
+    checkpoint: str | Path | None = None  # weights, handed to build_model; NEEDED if the user has to give them
     batch_sizes: Sequence[int] = (1, 2, 4, 8)  # compiled; TorchServe hands over at most the largest
     buckets: Sequence[Mapping[str, int]] = ()  # each one a size for every dimension that varies
     batch_delay_ms: int = 1  # how long TorchServe waits for a batch to fill
@@ -72,7 +82,9 @@ class Recipe:
     chip_tolerances: Tolerances = CHIP_TOLERANCES  # the same for inf1 and inf2, whose arithmetic is coarser
     keep_on_cpu: Sequence[str] = ()  # last submodules of the model, by dotted name, that a chip's compiler is not given
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # target -> its options
-    extra_files: Sequence[str | Path] = ()  # put at the archive's root, for the user's own handler
+    # Put at the archive's root, where the handler finds them (Handler.folder); a function gets the checkpoint.
+    extra_files: Sequence[str | Path] | Callable[[Path | None], Sequence[str | Path]] = ()
+    requirements: Sequence[str] = ()  # "name==version" of packages that the handler needs beyond torch, numpy, pillow
 
 
 def find_faults(recipe: Recipe, folder: Path) -> list[str]:
@@ -86,6 +98,12 @@ def find_faults(recipe: Recipe, folder: Path) -> list[str]:
         *_find_handler_faults(recipe, folder),
         *_find_target_faults(recipe.targets),
     ]
+
+
+def find_extra_files(recipe: Recipe, folder: Path, checkpoint: Path | None) -> list[Path]:
+    """Return the extra files of a recipe in ``folder`` whose weights come from ``checkpoint``."""
+    files = recipe.extra_files(checkpoint) if callable(recipe.extra_files) else recipe.extra_files
+    return [folder / path for path in files]
 
 
 def tensor_specs(
@@ -126,8 +144,19 @@ def handler_path(handler: str) -> str:
     """
     file, _, name = handler.partition(":")
     if name:
-        return f"{file.removesuffix('.py')}:{name}"
-    return f"handlers.{handler}:{''.join(word.capitalize() for word in handler.split('_'))}"
+        return f"{file.removesuffix('.py').replace('/', '.')}:{name}"
+    return f"handlers.{handler}:{_class_name(handler)}"
+
+
+def list_handlers() -> list[str]:
+    """Return the names of the shipped handlers."""
+    folder = Path(integrity.__file__).parent
+    names = (path.stem for path in folder.glob("[a-z]*_*.py"))
+    return sorted(name for name in names if f"class {_class_name(name)}(" in (folder / f"{name}.py").read_text())
+
+
+def _class_name(handler: str) -> str:
+    return "".join(word.capitalize() for word in handler.split("_"))
 
 
 def handler_file(recipe: Recipe, folder: Path) -> Path | None:
@@ -216,12 +245,24 @@ def _find_file_faults(recipe: Recipe, folder: Path) -> list[str]:
     faults = []
     if not recipe.golden:
         faults.append("golden is empty, expected at least one file with a request, so that every worker can be checked")
-    named = [("checkpoint", recipe.checkpoint)] if recipe.checkpoint is not None else []
-    named += [("golden", each) for each in recipe.golden] + [("extra_files", each) for each in recipe.extra_files]
+    extra = [] if callable(recipe.extra_files) else recipe.extra_files  # those of a function are looked for later
+    named = [("golden", each) for each in recipe.golden] + [("extra_files", each) for each in extra]
     for what, path in named:
         if not isinstance(path, (str, Path)) or not (folder / path).is_file():
             faults.append(f"{what}: there is no file {path} (looked for in {folder})")
-    names = [Path(each).name for each in recipe.extra_files]
+    if recipe.checkpoint not in (None, NEEDED) and not (folder / str(recipe.checkpoint)).exists():
+        faults.append(f"checkpoint: there is no file {recipe.checkpoint} (looked for in {folder})")
+    faults += find_name_clashes([Path(each) for each in extra])
+    for each in recipe.requirements:
+        if not isinstance(each, str) or not _REQUIREMENT.fullmatch(each):
+            faults.append(f"requirements: {each!r}, expected a package with its version: 'name==1.2.3'")
+    return faults
+
+
+def find_name_clashes(files: Sequence[Path]) -> list[str]:
+    """Return what is wrong with the names of files that are to lie at an archive's root, a sentence each."""
+    names = [path.name for path in files]
+    faults = [f"extra_files: {name} is a name of the archive's own; rename yours" for name in names if name in _TAKEN]
     if len(set(names)) < len(names):
         faults.append(f"extra_files have the names {names}, expected no name twice: all lie at the archive's root")
     return faults
@@ -239,10 +280,9 @@ def _find_handler_faults(recipe: Recipe, folder: Path) -> list[str]:
     try:
         kind = getattr(importlib.import_module(module), name)
     except Exception as exc:  # the user's file may raise anything
-        shipped = sorted(path.stem for path in Path(inspect.getfile(Handler)).parent.glob("[a-z]*_*.py"))
         return [
             f"handler {recipe.handler!r} cannot be imported ({type(exc).__name__}: {exc}); expected one of "
-            f"{', '.join(shipped)}, or 'file.py:Class' in the recipe's folder"
+            f"{', '.join(list_handlers())}, or 'file.py:Class' in the recipe's folder"
         ]
     if not (isinstance(kind, type) and issubclass(kind, Handler)):
         return [f"handler {recipe.handler!r} is no subclass of handlers.handler.Handler"]

@@ -1,5 +1,6 @@
 """One variant, step by step: compiled for one target, verified, and certified under the chip's arithmetic."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ import torch
 
 from handlers import targets
 from handlers.artifact import Module, Variant
-from handlers.batching import choose_bucket, pad_sample
-from handlers.handler import Handler, Tensors
+from handlers.batching import choose_bucket
+from handlers.handler import Handler, Sample, Tensors
 from handlers.worker import Bucket, group_buckets
 from tracing import certifying, operators
 from tracing.compiling import compile_modules, generate_inputs
+from tracing.cropping import find_crops
 from tracing.errors import PreflightError
-from tracing.estimating import count_parameters, estimate_copy_bytes, resolve_options
+from tracing.estimating import count_operations, count_parameters, estimate_copy_bytes, resolve_options
 from tracing.preflight import run_preflight
 from tracing.recipe import Recipe, Tolerances, plain, sorted_buckets, tensor_specs
 from tracing.splitting import split_end
@@ -25,7 +27,9 @@ from tracing.verification_host import emulated_instance, verification_host
 from tracing.verifying import verify_model
 
 Progress = Callable[[str], None]
-_GENERATED_ITEMS = 8  # random inputs for each bucket that the verification adds to the golden requests
+# Random inputs for each bucket that the verification adds to the golden requests: fewer where one takes seconds. Each
+# is run some ten times in all, so that this many operations of the largest bucket take minutes on one thread.
+_MOST_GENERATED, _LEAST_GENERATED, _GENERATED_OPERATIONS = 8, 2, 5e10
 _CPU_SHARE = 0.1  # of the operators may stay on the processor unless the recipe says otherwise: an embedding, say
 
 
@@ -36,38 +40,55 @@ class Source:
     recipe: Recipe
     model: torch.nn.Module  # eager, in eval mode
     handler: Handler
-    samples: Sequence[Any]  # the preprocessed items of the golden requests; Any: arrays or tensors
+    samples: Sequence[Sample]  # the preprocessed items of the golden requests
     handler_file: Path | None = None  # of the user's own handler
 
 
 def build_variant(target: str, source: Source, folder: Path, *, cache: Path, progress: Progress) -> Variant:
     """Return the variant for ``target``, its files below ``folder``; raise the ``KitError`` of the step that failed."""
-    items = collect_items(source)
-    names = run_preflight(source.model, source.handler, _stack(_first_real(items)))
+    items, real = collect_items(source)
+    names = run_preflight(source.model, source.handler, _stack(real))
     progress(f"preflight passed on {len(source.samples)} golden items; outputs: {', '.join(names)}")
+    crops = find_crops(source.model, source.recipe)
     if target == "cpu":
-        return _build_cpu(source, items, names, folder, progress)
-    return _build_chip(target, source, items, names, folder, cache=cache, progress=progress)
+        variant = _build_cpu(source, items, names, folder, progress)
+    else:
+        variant = _build_chip(target, source, items, names, folder, cache=cache, progress=progress)
+    return dataclasses.replace(variant, crops=crops)
 
 
-def collect_items(source: Source) -> list[list[Tensors]]:
-    """Return for each bucket the items to compare on: golden ones padded to it, then generated ones."""
+def collect_items(source: Source) -> tuple[list[list[Tensors]], list[Tensors]]:
+    """Return for each bucket the items to compare on, golden ones padded to it, then generated ones.
+
+    The second value is the golden ones of the first bucket that has any.
+    """
     recipe, buckets = source.recipe, sorted_buckets(source.recipe)
     specs = [tensor_specs(recipe.inputs, 1, bucket) for bucket in buckets]
     real: list[list[Tensors]] = [[] for _ in buckets]
     for sample in source.samples:
         # A handler may lay out a sample as it likes (collate sorts it out) unless dimensions vary.
-        chosen = choose_bucket(sample, specs) if recipe.buckets else 0
+        chosen = choose_bucket(sample.inputs, specs) if recipe.buckets else 0
         if chosen is None:
-            shapes = ", ".join(str(list(np.shape(each))) for each in sample)
+            shapes = ", ".join(str(list(np.shape(each))) for each in sample.inputs)
             raise PreflightError(f"preflight: a golden request of shape {shapes} fits into none of the buckets")
-        padded = pad_sample(sample, specs[chosen]) if recipe.buckets else sample
+        padded = source.handler.pad(sample.inputs, specs[chosen]) if recipe.buckets else sample.inputs
         collated = source.handler.collate([padded])
         real[chosen].append(tuple(tensor[0] for tensor in collated))
+    first = next(list(golden) for golden in real if golden)
+    count = _count_generated(source)
     for number, bucket in enumerate(buckets):
-        generated = generate_inputs(recipe.inputs, _GENERATED_ITEMS, seed=1, bucket=bucket)
+        generated = generate_inputs(recipe.inputs, count, seed=1, bucket=bucket)
         real[number] += list(zip(*generated, strict=True))
-    return real
+    return real, first
+
+
+def _count_generated(source: Source) -> int:
+    try:
+        operations = count_operations(source.recipe, source.model)
+    except Exception:  # a model that does not run is for the preflight to explain
+        return _MOST_GENERATED
+    fitting = int(_GENERATED_OPERATIONS // operations) if operations else _MOST_GENERATED
+    return min(max(fitting, _LEAST_GENERATED), _MOST_GENERATED)
 
 
 def _build_cpu(
@@ -245,10 +266,6 @@ def _verify(
         f"cosine {worst['min_cosine']:.6f}, top-1 {worst['top1_agreement']:.3f}"
     )
     return worst
-
-
-def _first_real(items: Sequence[Sequence[Tensors]]) -> Sequence[Tensors]:
-    return next(bucket[:-_GENERATED_ITEMS] for bucket in items if len(bucket) > _GENERATED_ITEMS)
 
 
 def _stack(items: Sequence[Tensors]) -> Tensors:

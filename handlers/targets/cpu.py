@@ -106,15 +106,28 @@ def load(path: Path, specs: Sequence[TensorSpec], options: Dict[str, Any]) -> Ca
     # runs of a loaded module, so a module is loaded apart for each shape and warmed up.
     if hasattr(torch.jit, "enable_onednn_fusion"):
         torch.jit.enable_onednn_fusion(True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    module = _open(path)
+    plain: List[torch.jit.ScriptModule] = []
 
     def run(*tensors: torch.Tensor) -> Outputs:
+        if any(tensor.requires_grad for tensor in tensors):
+            # Who gives tensors that require gradients wants them back: integrated gradients. The fused graph of a
+            # residual network cannot be differentiated ("Schema not found for node"), the same file unfused can.
+            if not plain:
+                plain.append(_open(path))
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                return as_tuple(plain[0](*tensors))
         with torch.inference_mode():
             return as_tuple(module(*tensors))
 
     return run
+
+
+def _open(path: Path) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    return module
 
 
 class _ChannelsLast(torch.nn.Module):

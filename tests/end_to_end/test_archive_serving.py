@@ -60,12 +60,13 @@ def test_the_answer_is_json_with_the_largest_probability_first(server: Server, g
         assert list(answer.json().values()) == sorted(answer.json().values(), reverse=True)
 
 
-def test_explanations_are_declined(server: Server) -> None:
-    """A kind of request that the model does not offer is a 501 that says so in JSON."""
+def test_explanations_are_declined_without_captum(server: Server) -> None:
+    """A stock container lacks it: a 501 that says what to install, where; predictions go on."""
     answer = server.predict(RED, path="/explanations/tiny")
     assert answer.status_code == 501
     assert answer.json() == {"code": 501, "type": "NotOffered", "message": answer.json()["message"]}
-    assert "no explanations" in answer.json()["message"]
+    assert "install it where TorchServe runs" in answer.json()["message"]
+    assert server.predict(RED).status_code == 200
 
 
 def test_describe_shows_the_workers_state(server: Server) -> None:

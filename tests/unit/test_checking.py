@@ -343,7 +343,7 @@ def test_an_archive_with_a_handler_of_its_own_passes(tmp_path):
     """A handler in the recipe's folder, with a module it imports, travels and is checked."""
     from cli.building import ensure_archive
 
-    path = write_recipe(tmp_path / "recipe", handler="own.py:Own", more="extra_files=['helper.py'],")
+    path = write_recipe(tmp_path / "recipe", handler="own.py:Own")
     (tmp_path / "recipe" / "helper.py").write_text("def shout(text):\n    return text.upper()\n")
     (tmp_path / "recipe" / "own.py").write_text(
         "from helper import shout\nfrom handlers.image_classifier import ImageClassifier\n\n\n"

@@ -14,8 +14,9 @@ from cli.building import ensure_archive
 from cli.main import main
 from handlers import integrity
 from tests.fakes import make_picture
-from tests.forging import zip_folder
+from tests.forging import reseal, zip_folder
 from tests.recipes import write_recipe
+from tracing import loading
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ def test_pack_without_trace_says_what_is_missing(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mar", "tinny"], "error: tinny: there is no such recipe; shipped are cifar10, tiny"),
+        (["mar", "tinny"], "error: tinny: there is no such recipe; shipped are "),
         (["check", "none.mar"], "error: there is no archive none.mar; build it with"),
         (["inspect", "none.mar"], "error: there is no archive none.mar"),
         (["predict", "none.mar", "none.png"], "error: there is no file none.png"),
@@ -163,11 +164,19 @@ def test_predict_answers_one_line_for_each_request(capsys, tiny_archive, tmp_pat
     assert json.loads(out.splitlines()[1])["code"] == 415
 
 
+@pytest.mark.parametrize("target", ["inf1", "inf2"])
+def test_an_archive_is_emulated_on_the_chip_that_it_is_for(capsys, tiny_folder, tmp_path, target):
+    """``check FILE --emulate`` needs no instance: the smallest with a variant's target is taken."""
+    reseal(tiny_folder, lambda record: record["variants"][0].update(target=target))
+    zip_folder(tiny_folder, tmp_path / "other.mar")
+    assert f"EMULATED: {target}.xlarge" in run(capsys, "check", tmp_path / "other.mar", "--emulate")[2]
+
+
 def test_recipes_are_listed_with_what_they_are(capsys):
     """A line each."""
     status, out, _ = run(capsys, "recipes")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["cifar10", "tiny"]
+    assert [line.split()[0] for line in out.splitlines()] == loading.list_recipes()
     assert "red, green or blue" in out
 
 

@@ -59,6 +59,7 @@ def test_everything_listens_on_the_loopback_only() -> None:
         ("decode_input_request", "false"),
         ("disable_token_authorization", "true"),
         ("metrics_mode", "prometheus"),
+        ("model_metrics_auto_detect", "true"),
         ("disable_system_metrics", "true"),
     ],
 )

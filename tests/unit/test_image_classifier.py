@@ -16,7 +16,7 @@ LABELS = ["red", "green", "blue"]
 
 
 def make(*, spec: TensorSpec = SPEC, **settings) -> ImageClassifier:
-    return ImageClassifier({"labels": LABELS, **settings}, [spec])
+    return ImageClassifier({"labels": LABELS, **settings}, [[spec]])
 
 
 @pytest.mark.parametrize(

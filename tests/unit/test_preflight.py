@@ -10,7 +10,7 @@ from tracing.errors import PreflightError
 from tracing.preflight import name_outputs, run_preflight
 
 BATCH = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
-HANDLER = ImageClassifier({"labels": ["a", "b", "c"]}, [TensorSpec("image", "float32", (1, 3, 8, 8))])
+HANDLER = ImageClassifier({"labels": ["a", "b", "c"]}, [[TensorSpec("image", "float32", (1, 3, 8, 8))]])
 
 
 def network() -> torch.nn.Sequential:

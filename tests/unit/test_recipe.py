@@ -83,7 +83,7 @@ def image(**changes) -> list[Input]:
         ({"checkpoint": "weights.pt"}, "checkpoint: there is no file weights.pt"),
         ({"extra_files": ["b.txt"]}, "extra_files: there is no file b.txt"),
         ({"extra_files": ["a.png", "sub/a.png"]}, "extra_files have the names ['a.png', 'a.png'], expected no name"),
-        ({"handler": "image_clasifier"}, "expected one of image_classifier, or 'file.py:Class'"),
+        ({"handler": "image_clasifier"}, "expected one of image_classifier, named_tensors, "),
         ({"handler": "missing.py:Own"}, "handler: there is no file missing.py"),
         ({"handler": "own.py:Absent"}, "handler 'own.py:Absent' cannot be imported"),
         ({"handler": "own.py:Other"}, "handler 'own.py:Other' is no subclass of handlers.handler.Handler"),

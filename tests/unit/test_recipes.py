@@ -19,6 +19,12 @@ def shipped(request):
     return loading.load_recipe(request.param)
 
 
+@pytest.fixture(params=["cifar10", "tiny"])
+def classifier(request):
+    """Each trained image classifier in turn."""
+    return loading.load_recipe(request.param)
+
+
 def test_it_has_no_faults_and_is_named_as_it_is_found(shipped):
     """Loading checks it; MODEL=name gives name.mar."""
     assert shipped.recipe.name in SHIPPED
@@ -31,30 +37,30 @@ def test_it_describes_itself(shipped):
     assert "\n" not in shipped.recipe.description
 
 
-def test_its_model_runs_at_every_batch_size(shipped):
+def test_its_model_runs_at_every_batch_size(classifier):
     """And gives as many numbers as it has labels."""
-    with loading.importing_from(shipped.folder):
-        model = loading.build_model(shipped)
-    for size in shipped.recipe.batch_sizes:
+    with loading.importing_from(classifier.folder):
+        model = loading.build_model(classifier)
+    for size in classifier.recipe.batch_sizes:
         with torch.inference_mode():
-            output = model(*generate_inputs(shipped.recipe.inputs, size, seed=0))
-        assert output.shape == (size, len(shipped.recipe.settings["labels"]))
+            output = model(*generate_inputs(classifier.recipe.inputs, size, seed=0))
+        assert output.shape == (size, len(classifier.recipe.settings["labels"]))
 
 
-def test_its_golden_requests_are_right(shipped):
+def test_its_golden_requests_are_right(classifier):
     """Each picture is named after what it shows, where its name is a label."""
-    module, _, name = handler_path(shipped.recipe.handler).partition(":")
+    module, _, name = handler_path(classifier.recipe.handler).partition(":")
     kind = getattr(__import__(module, fromlist=[name]), name)
-    handler = kind(dict(shipped.recipe.settings), tensor_specs(shipped.recipe.inputs, 1))
-    with loading.importing_from(shipped.folder):
-        model = loading.build_model(shipped)
+    handler = kind(dict(classifier.recipe.settings), [tensor_specs(classifier.recipe.inputs, 1)])
+    with loading.importing_from(classifier.folder):
+        model = loading.build_model(classifier)
     compared = 0
-    for path in shipped.recipe.golden:
-        sample = handler.preprocess((shipped.folder / path).read_bytes())
+    for path in classifier.recipe.golden:
+        sample = handler.preprocess((classifier.folder / path).read_bytes())
         with torch.inference_mode():
             outputs = handler.activate((model(*handler.collate([sample])),))
         answer = handler.postprocess((outputs[0][0],))
-        expected = [label for label in shipped.recipe.settings["labels"] if label in str(path)]
+        expected = [label for label in classifier.recipe.settings["labels"] if label in str(path)]
         if expected:
             compared += 1
             assert next(iter(answer)) == expected[0], path

@@ -1,12 +1,15 @@
 """What TorchServe sees of a worker: an answer for every row whatever the rows hold, or 503 with the reason."""
 
 import base64
+import dataclasses
+import io
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 from handlers import artifact, cores, service
 from handlers.cores import Lease
 from handlers.errors import NotOffered
-from handlers.service import Service
+from handlers.responses import NPY
+from handlers.service import RANDOM_HEADER, Service
 from handlers.worker import Bucket, Worker
 from tests.fakes import Echo, make_context, make_picture, run_model
 from tests.forging import make_record, reseal
@@ -114,11 +118,12 @@ def test_a_content_type_counts_in_any_spelling(ready, name):
     assert top(answer) == "green"
 
 
-def test_explanations_are_not_offered(ready):
-    """The request is told so with 501, and its neighbour is answered."""
-    context, answers = ask(ready, row("red"), row("red"), headers=[{"explain": "True"}, {"explain": "False"}])
-    assert (context.statuses[0][0], answers[0]["type"]) == (501, NotOffered.__name__)
-    assert top(answers[1]) == "red"
+def test_explanations_and_predictions_come_in_one_batch(ready):
+    """TorchServe mixes them; every row of either kind gets its own answer, a broken one its own refusal."""
+    headers = [{"explain": "True"}, {"explain": "False"}, {"explain": "True"}, {"explain": "True"}]
+    context, answers = ask(ready, row("red"), row("green"), row("blue"), {"body": b"no picture"}, headers=headers)
+    assert [code for code, _ in context.statuses] == [200, 200, 200, 415]
+    assert (answers[0]["target"], top(answers[1]), answers[2]["target"]) == ("red", "green", "blue")
 
 
 def test_describe_tells_the_state(ready):
@@ -135,7 +140,7 @@ def echo(tmp_path):
     """A service with a handler and a model that break on certain numbers."""
     record = make_record()
     started = Service(tmp_path)
-    handler = Echo({}, [artifact.TensorSpec("x", "float32", (1, 1))])
+    handler = Echo({}, [[artifact.TensorSpec("x", "float32", (1, 1))]])
     handler.preprocess = lambda item: Echo.preprocess(handler, int(item))
     started.worker = Worker(record, record.variants[0], handler, [make_bucket(1, 4)], Lease((), 0, []), [])
     return started
@@ -148,6 +153,52 @@ def test_a_row_that_breaks_handler_or_model_fails_alone(echo, number, status):
     context, answers = ask(echo, *rows)
     assert (answers[0], answers[2]) == (1, 2)
     assert [code for code, _ in context.statuses] == [200, status, 200]
+
+
+def test_a_handler_that_explains_nothing_says_so(echo):
+    """With 501, and its neighbour is answered."""
+    context, answers = ask(echo, {"body": b"1"}, {"body": b"2"}, headers=[{"explain": "True"}, {}])
+    assert (context.statuses[0][0], answers[0]["type"], answers[1]) == (501, NotOffered.__name__, 2)
+
+
+def test_random_weights_are_marked(echo):
+    """Every answer says that the model was never trained, an error's as well."""
+    echo.worker.record = dataclasses.replace(echo.worker.record, random_weights=True)
+    context, _ = ask(echo, {"body": b"1"}, {"body": b"101"})
+    assert [headers.get(RANDOM_HEADER) for headers in context.response_headers] == ["true", "true"]
+
+
+def test_a_client_that_accepts_nothing_on_offer_is_told(echo):
+    """With 406; its neighbour, which wants npy, gets it."""
+    context = make_context(echo.folder, [{"Accept": "text/html"}, {"accept": NPY}])
+    answers = echo.handle([{"body": b"1"}, {"body": b"2"}], context)
+    assert [code for code, _ in context.statuses] == [406, 200]
+    assert context.response_headers[1]["content-type"] == NPY
+    assert np.load(io.BytesIO(answers[1])).tolist() == [[2.0]]
+
+
+class Metrics:
+    """Keeps what is counted."""
+
+    def __init__(self):
+        self.counted = []
+
+    def add_counter(self, name, value, idx=None, dimensions=None):
+        self.counted.append((name, value))
+
+
+def test_padding_is_reported_as_metrics(echo):
+    """Counters of what was computed and what of it was padding; at most once a second."""
+    context = make_context(echo.folder, [{}] * 3)
+    context.metrics = Metrics()
+    rows = [{"body": b"1"}, {"body": b"2"}, {"body": b"3"}]
+    echo.handle(rows, context)
+    assert context.metrics.counted == [("ComputedValues", 4), ("PaddedValues", 1)]
+    echo.handle(rows, context)
+    assert len(context.metrics.counted) == 2
+    echo._reported_at -= service._METRIC_PAUSE
+    echo.handle(rows, context)
+    assert context.metrics.counted[2:] == [("ComputedValues", 8), ("PaddedValues", 2)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -163,7 +214,7 @@ def test_there_are_as_many_answers_as_rows(rows):
     """TorchServe fails the whole batch when the list is of another length."""
     record = make_record()
     asked = Service(Path())
-    handler = Echo({}, [artifact.TensorSpec("x", "float32", (1, 1))])
+    handler = Echo({}, [[artifact.TensorSpec("x", "float32", (1, 1))]])
     asked.worker = Worker(record, record.variants[0], handler, [make_bucket(1)], Lease((), 0, []), [])
     context, answers = ask(asked, *rows)
     assert len(answers) == len(rows) == len(context.statuses)

@@ -1,10 +1,13 @@
 """A worker: batches in, answers out in order, a fault of one request its own; and what keeps it from starting."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,9 +26,9 @@ from handlers.errors import (
     NoTarget,
     TooLarge,
 )
-from handlers.handler import Handler
-from handlers.payloads import INSTANCES, PLAIN, TENSORS, Payload
-from handlers.worker import Bucket, Worker, choose_variant, make_handler, start_worker
+from handlers.handler import Handler, Sample
+from handlers.payloads import INSTANCES, LIST, PLAIN, TENSORS, Payload
+from handlers.worker import Bucket, Worker, choose_variant, ensure_requirements, make_handler, start_worker
 from tests.fakes import Echo, make_picture, run_model
 from tests.forging import make_record, reseal
 
@@ -34,7 +37,7 @@ def make_worker(sizes=(1, 4)) -> Worker:
     record = make_record()
     inputs = (artifact.TensorSpec("x", "float32", (1, 1)),)
     bucket = Bucket(inputs, dict.fromkeys(sizes, run_model))
-    return Worker(record, record.variants[0], Echo({}, inputs), [bucket], Lease((), 0, []), [])
+    return Worker(record, record.variants[0], Echo({}, [inputs]), [bucket], Lease((), 0, []), [])
 
 
 def plain(*numbers):
@@ -229,7 +232,7 @@ def test_a_variant_that_cannot_run_is_passed_over():
 def test_the_handler_is_made_with_its_settings():
     """From the record's path, with the settings and the inputs of the smallest module."""
     record = make_record()
-    handler = make_handler(record, record.variants[0])
+    handler = make_handler(record, record.variants[0], Path())
     assert handler.settings == {"labels": ["red", "green", "blue"]}
     assert handler.inputs[0].shape == (1, 3, 8, 8)
 
@@ -291,7 +294,7 @@ def make_bucket_worker() -> Worker:
     modules = tuple(artifact.Module(1, "", spec, {"length": spec[0].shape[1]}) for spec in specs)
     variant = dataclasses.replace(make_record().variants[0], modules=modules)
     buckets = [Bucket(spec, dict.fromkeys((1, 2), measure_rows)) for spec in specs]
-    return Worker(make_record(), variant, Lengths({}, specs[0]), buckets, Lease((), 0, []), [])
+    return Worker(make_record(), variant, Lengths({}, specs), buckets, Lease((), 0, []), [])
 
 
 def test_items_run_in_the_smallest_bucket_that_holds_them():
@@ -306,3 +309,85 @@ def test_an_item_larger_than_every_bucket_fails_alone():
     assert isinstance(first, TooLarge)
     assert "found x [9], the largest holds {'length': 8}" in str(first)
     assert second == [2, 4]
+
+
+def test_padding_is_counted():
+    """Of an item to its bucket, and of a batch to its compiled size."""
+    worker = make_bucket_worker()
+    worker.answer(plain(3))
+    assert (worker.waste.computed, worker.waste.padded) == (4, 1)
+    worker.answer(plain(8, 1, 5, 7))  # 8 and 5 together, 7 alone, in the bucket of eight; 1 in that of four
+    assert (worker.waste.computed, worker.waste.padded) == (4 + 16 + 8 + 4, 1 + 3 + 1 + 3)
+    worker.buckets[0].runs.pop(1)
+    worker.answer(plain(4))  # in a batch of two, which repeats it
+    assert (worker.waste.computed, worker.waste.padded) == (32 + 8, 8 + 4)
+    assert worker.waste.share == pytest.approx(12 / 40)
+
+
+def ask(worker, *items, form=PLAIN, accept="application/json", **parameters):
+    """Return the answer to one payload."""
+    (answer,) = worker.answer([Payload(list(items), form, None, parameters, accept)])
+    return answer
+
+
+def test_the_raw_form_gives_the_models_own_outputs():
+    """By the names that the record has for them, before any handler's work."""
+    worker = make_bucket_worker()
+    worker.variant = dataclasses.replace(worker.variant, outputs=("sum", "length"))
+    assert ask(worker, 3, form=LIST) == [[3, 4]]
+    payload = Payload([3, 5], LIST, None, {"form": "raw"})
+    assert worker.answer([payload]) == [[{"sum": 3.0, "length": 4}, {"sum": 5.0, "length": 8}]]
+
+
+def test_an_unknown_form_is_refused():
+    """The message names those there are."""
+    (answer,) = make_worker().answer([Payload([1], PLAIN, None, {"form": "poem"})])
+    assert str(answer) == "the form is 'poem', expected one of answer, raw"
+
+
+def test_npy_holds_an_array_for_each_item():
+    """The items first, also for one; several outputs of raw do not fit into one array."""
+    answer = ask(make_worker(), 1, 2, form=INSTANCES, accept="application/x-npy")
+    assert np.load(io.BytesIO(answer.body)).tolist() == [[1], [2]]
+    payload = Payload([3], PLAIN, None, {"form": "raw"}, "application/x-npy")
+    (refused,) = make_bucket_worker().answer([payload])
+    assert str(refused) == "the model has 2 raw outputs, npy holds one array; accept application/json"
+
+
+class Noted(Lengths):
+    """Cuts lists at eight and says so; answers each place's number, which the worker crops to the item's own length."""
+
+    parameters = ("form", "times")
+
+    def preprocess(self, item):
+        return Sample((torch.arange(min(item, 8)).float(),), note={"cut": item > 8})
+
+    def answer(self, outputs, note, parameters):
+        return {"places": (outputs[0] * float(parameters.get("times", 1))).tolist(), **note}
+
+
+def test_outputs_are_cropped_and_notes_and_parameters_arrive():
+    """What ``preprocess`` noted of an item, and what its client asked for, reach its own answer in a mixed batch."""
+    worker = make_bucket_worker()
+    worker.handler = Noted({}, worker.handler.buckets)
+    worker.variant = dataclasses.replace(worker.variant, crops=(artifact.Crop(0, 0, 0, 0, 1, 1),))
+    worker.buckets = [Bucket(each.inputs, dict.fromkeys((1, 2), lambda batch: (batch,))) for each in worker.buckets]
+    payloads = [Payload([2]), Payload([9]), Payload([5], PLAIN, None, {"times": "2"})]
+    assert worker.answer(payloads) == [
+        {"places": [0, 1], "cut": False},
+        {"places": [0, 1, 2, 3, 4, 5, 6, 7], "cut": True},
+        {"places": [0, 2, 4, 6, 8], "cut": False},
+    ]
+
+
+def test_copies_of_a_sample_run_in_compiled_batches():
+    """Explanations ask for many variations at once; padding and cropping are as for answers."""
+    found = make_bucket_worker().run_copies([(torch.ones(3),), (torch.zeros(3),), (torch.ones(2),)])
+    assert [each.tolist() for each in found] == [[3, 0, 2], [4, 4, 4]]
+
+
+def test_packages_that_are_missing_are_named():
+    """The worker says what to install, and where, before it tries."""
+    record = dataclasses.replace(make_record(), requirements=("numpy==1.0", "no-such-package==3.1"))
+    with pytest.raises(ModelUnusable, match=r"needs no-such-package==3.1, which .* -m pip install 'no-such-package"):
+        ensure_requirements(record)
