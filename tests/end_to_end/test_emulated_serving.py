@@ -12,6 +12,7 @@ import requests
 
 from handlers.cores import LEASE_FOLDER_VARIABLE
 from handlers.service import EMULATED_HEADER
+from tests.console import run_console as run
 from tests.ports import find_port_row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +30,6 @@ def host(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment["PORT"] = str(port)
     yield environment
     run(environment, "stop", "--port", str(port))
-
-
-def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the console command as a user would."""
-    command = [sys.executable, "-m", "cli.main", *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def serve(environment: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

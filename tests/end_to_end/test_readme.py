@@ -16,6 +16,11 @@ from tests.servers import ROOT, find_free_ports
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def _read_handler() -> str:
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Shouting" in code]
+    return block
+
+
 def _read_recipe() -> str:
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "recipe = Recipe(" in code]
     return block
@@ -83,6 +88,20 @@ def test_the_recipes_archive_is_fit_to_be_served(served: tuple[Path, str]) -> No
     """`check` and `predict` work on it without a server."""
     archive, _ = served
     assert "is fit to be served" in _kit("check", archive).stdout
+
+
+def test_the_handler_works_as_written(recipe_file: Path, tmp_path: Path) -> None:
+    """Put beside the recipe and named in it, it travels and answers; what it refuses is refused."""
+    (recipe_file.parent / "shouting.py").write_text(_read_handler())
+    own = recipe_file.with_name("own.py")
+    own.write_text(_read_recipe().replace('"image_classifier"', '"shouting.py:Shouting"').replace('"shapes"', '"own"'))
+    Image.open(recipe_file.with_name("circle.png")).save(tmp_path / "circle.gif")
+    built = _kit("mar", own, "--store", tmp_path, "--build", tmp_path / "build")
+    assert built.returncode == 0, built.stderr
+    done = _kit("predict", tmp_path / "own.mar", recipe_file.with_name("circle.png"), tmp_path / "circle.gif")
+    right, refused = map(json.loads, done.stdout.splitlines())
+    assert set(right) == {"CIRCLE", "SQUARE"}
+    assert (refused["code"], refused["message"]) == (400, "no animations, please")
 
 
 def test_every_make_target_the_readme_names_exists() -> None:
