@@ -98,7 +98,7 @@ def write_files(folder: Path) -> Path:
     return folder / "letters.py"
 
 
-@pytest.fixture(scope="module", params=["cpu", "inf1"])
+@pytest.fixture(scope="module", params=["cpu", pytest.param("inf1", marks=pytest.mark.long)])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of the user's archive; its recipe's folder is gone by then."""
     base, port = tmp_path_factory.mktemp("own"), find_port_row(5)
