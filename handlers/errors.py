@@ -92,3 +92,9 @@ class ModelUnusable(CannotServe):
 
 class GoldenMismatch(CannotServe):
     """The model's answer to a golden request is not the expected one."""
+
+
+def name_cause(exc: BaseException) -> str:
+    """Return an exception's kind and the last line of its message, for a message of ours."""
+    lines = str(exc).strip().splitlines()
+    return f"{type(exc).__name__}: {lines[-1].strip() if lines else ''}"[:400]

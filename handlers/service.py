@@ -18,7 +18,8 @@ from handlers import neuron
 from handlers.errors import CannotServe, KitError, ModelError, RequestError
 from handlers.payloads import Encoded, Payload, pick_parameters
 from handlers.responses import JSON, NPY, choose_type
-from handlers.worker import Waste, Worker, start_worker
+from handlers.starting import start_worker
+from handlers.worker import Waste, Worker
 
 EMULATED_HEADER = "X-Neuron-Emulated"  # of every answer that no chip computed; its value is the emulated instance
 RANDOM_HEADER = "X-Random-Weights"  # of every answer of a model that was never trained

@@ -7,7 +7,7 @@ from typing import Any
 from handlers import cores, targets
 from handlers.artifact import Record, Variant
 from handlers.neuron import INSTANCE_VARIABLE
-from handlers.worker import choose_variant
+from handlers.starting import choose_variant
 from serving.errors import NoRoom
 from serving.host import count_processors
 

@@ -13,7 +13,8 @@ import torch
 
 from cli.building import ensure_archive
 from handlers import cores
-from handlers.worker import Worker, start_worker
+from handlers.starting import start_worker
+from handlers.worker import Worker
 
 pytestmark = [
     pytest.mark.long,

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from cli.building import ensure_archive
 from handlers.errors import RequestError
-from handlers.worker import Worker, start_worker
+from handlers.starting import start_worker
+from handlers.worker import Worker
 from tracing.errors import KitError
 from tracing.loading import SHIPPED
 from tracing.networks.bert import make_random

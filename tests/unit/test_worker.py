@@ -28,7 +28,8 @@ from handlers.errors import (
 )
 from handlers.handler import Handler, Sample
 from handlers.payloads import INSTANCES, LIST, PLAIN, TENSORS, Payload
-from handlers.worker import Bucket, Worker, choose_variant, ensure_requirements, make_handler, start_worker
+from handlers.starting import choose_variant, ensure_requirements, make_handler, start_worker
+from handlers.worker import Bucket, Worker
 from tests.fakes import Echo, make_picture, run_model
 from tests.forging import make_record, reseal
 
