@@ -53,10 +53,11 @@ def take_cores(settings: Settings, instance: Instance, folder: Path) -> Ownershi
     deadline = time.monotonic() + _DEATH_PATIENCE
     while True:
         with lock_registry(folder):
+            # Before the try: a dead owner's locks can go while we look, and then no one would seem to have held them.
+            abandoned = any(not _is_alive(owner.pid) for owner in list_owners(folder))
             ownership = _try_cores(settings, instance, folder)
             if isinstance(ownership, Ownership):
                 return ownership
-            abandoned = any(not _is_alive(owner.pid) for owner in list_owners(folder))
         if not abandoned or time.monotonic() > deadline:
             raise StartFault(ownership)
         time.sleep(_PAUSE)

@@ -8,7 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from neuron_emulator.runtime import describe_host, get_runtime, reset_runtime
+from neuron_emulator import ownership
+from neuron_emulator.descriptors import close_lock, open_lock, try_lock
+from neuron_emulator.runtime import describe_host, get_runtime, registry_folder, reset_runtime
 
 from tests.emulator.processes import EMULATOR, Worker
 
@@ -189,6 +191,25 @@ def take_after_death(pid: int) -> tuple[int, ...]:
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is None:
         time.sleep(0.01)
     return get_runtime().cores
+
+
+def test_a_lock_that_a_dead_owner_loses_during_the_search_is_waited_for(monkeypatch):
+    """Contract 4.7: crash frees cores; a forked child lets go of them one after another, also while one looks."""
+    with Worker(NEURON_RT_NUM_CORES="2") as dead:
+        pass
+    folder = registry_folder()
+    inherited = [open_lock(folder / f"core-{core}.lock") for core in dead.cores]
+    assert all(try_lock(descriptor) for descriptor in inherited)
+    search = ownership._try_cores
+
+    def search_and_let_go(*arguments):
+        found = search(*arguments)
+        while inherited:
+            close_lock(inherited.pop())
+        return found
+
+    monkeypatch.setattr(ownership, "_try_cores", search_and_let_go)
+    assert get_runtime().cores == (0, 1, 2, 3)
 
 
 def test_a_started_program_does_not_keep_the_cores():
