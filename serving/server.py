@@ -3,10 +3,8 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from serving.emulation import emulated_environment
 from serving.errors import NoSpace, NotReady, ServerError, ServerRuns
 from serving.java import Java, find_java
 from serving.ports import Ports, ensure_free
+from serving.processes import end_tree
 from serving.readiness import wait_until_ready
 from serving.requesting import Client, Reply
 from serving.runs import RunFolder, RunState, find_leftovers, find_process, read_start
@@ -29,7 +28,6 @@ from serving.workers import plan_crew
 Progress = Callable[[str], None]
 ROOT = Path(__file__).resolve().parent.parent
 _SPARE = 100_000_000  # bytes that logs and the JVM may want beside the unpacked archive
-_PATIENCE = 15.0  # seconds between asking a process to end and ending it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,20 +125,6 @@ def _clear(folder: RunFolder) -> None:
     for process in find_leftovers(folder):
         end_tree(process)
     folder.remove()
-
-
-def end_tree(process: psutil.Process) -> None:
-    """End a process and its children: asked first, killed after 15 seconds; raise ``ServerError`` if one stays."""
-    tree = [process, *_children(process)]
-    _signal([process], signal.SIGTERM)
-    _wait([process], _PATIENCE)
-    # Workers end by themselves when their socket closes.
-    _signal(_wait(tree, 3), signal.SIGKILL)
-    alive = _wait(tree, _PATIENCE)
-    if alive:
-        raise ServerError(
-            f"the processes {', '.join(str(each.pid) for each in alive)} do not end; look at them with ps"
-        )
 
 
 def _ensure_same(running: RunState, archive: Path, digest: str, settings: ServeSettings) -> None:
@@ -278,36 +262,3 @@ def _stopped_on_failure(folder: RunFolder) -> Iterator[None]:
             shutil.copytree(folder.logs, folder.failed)
         _stop(folder)
         raise
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Return which processes are still alive after at most ``seconds``.
-
-    A zombie counts as dead: in a container whose first process collects no orphans, the server stays one.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        alive = [process for process in processes if _is_alive(process)]
-        if not alive or time.monotonic() > deadline:
-            return alive
-        time.sleep(0.05)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)

@@ -52,7 +52,10 @@ def describe_emulated_host(environment: dict[str, str], instance: str) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("target", "instance", "cores"), [("inf1", "inf1.xlarge", 4), ("inf2", "inf2.xlarge", 2)])
+@pytest.mark.parametrize(
+    ("target", "instance", "cores"),
+    [("inf1", "inf1.xlarge", 4), pytest.param("inf2", "inf2.xlarge", 2, marks=pytest.mark.long)],
+)
 def test_each_worker_has_a_core_of_its_own(
     host: dict[str, str], tmp_path: Path, target: str, instance: str, cores: int
 ) -> None:

@@ -148,6 +148,7 @@ def test_its_own_errors_reach_the_client(served: str, text: str, status: int, me
     assert (answer.status_code, answer.json()["message"]) == (status, message)
 
 
+@pytest.mark.long
 def test_a_package_that_the_recipe_does_not_name_stops_the_packing(tmp_path: Path) -> None:
     """With the file, the line and what to write."""
     recipe = write_files(tmp_path)

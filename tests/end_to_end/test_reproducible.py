@@ -13,7 +13,7 @@ from tests.servers import ROOT
 HAS_WEIGHTS = (ROOT / "tracing" / "recipes" / "cifar10" / "weights.safetensors").exists()
 
 
-@pytest.mark.parametrize("model", ["tiny", *(["cifar10"] if HAS_WEIGHTS else [])])
+@pytest.mark.parametrize("model", ["tiny", *([pytest.param("cifar10", marks=pytest.mark.long)] if HAS_WEIGHTS else [])])
 def test_two_clones_build_the_same_bytes(model: str, tmp_path: Path) -> None:
     """Another folder (one with a blank), user, umask, time zone, home and temporary folder: the same sha256."""
     first = copy_tree(tmp_path / "first")

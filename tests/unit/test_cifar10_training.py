@@ -80,6 +80,7 @@ def test_a_batch_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert "only NumPy arrays are expected" in caught.value.stderr
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_resumes_to_the_same_weights(npz: Path, tmp_path: Path) -> None:
     """Two epochs in one go, and two with the checkpoint of the first carried over, end alike."""
     for name in ("whole", "halves"):
@@ -98,6 +99,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_weights(npz: Path, tmp_path:
     assert 0 <= report["test_accuracy"] <= 1
 
 
+@pytest.mark.long
 def test_another_runs_checkpoint_is_refused(npz: Path, tmp_path: Path) -> None:
     """A checkpoint made with other settings is not continued by mistake."""
     arguments = ["--data", npz, "--work", tmp_path, "--output", tmp_path / "w.safetensors", "--limit", "128"]

@@ -1,12 +1,10 @@
-"""Starting and stopping: what the server inherits, what is refused before it starts, and how processes are ended."""
+"""Starting and stopping: what the server inherits, and what is refused before it starts."""
 
 import dataclasses
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from serving import server
@@ -106,21 +104,6 @@ def test_a_missing_archive_is_refused(tiny_archive: Path) -> None:
 def test_stopping_where_nothing_runs_is_no_error() -> None:
     """There is nothing to stop, and nothing is signalled."""
     assert server.stop(find_free_ports(1)[0]) is None
-
-
-def test_a_process_that_ignores_the_signal_is_killed_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked first, killed after the patience is over; the child goes with it."""
-    monkeypatch.setattr(server, "_PATIENCE", 0.3)
-    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); print(flush=True); {child}"
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.3)  # until both ignore the signal
-        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
-        server.end_tree(tree[0])
-        assert len(tree) == 2
-        assert not [each for each in tree if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_workers_that_outlived_their_server_are_ended() -> None:
