@@ -5,7 +5,10 @@ worker that dies while it loads leaves clients hanging in TorchServe's retry loo
 """
 
 import json
+import re
+import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -28,10 +31,12 @@ class Entry:
             from handlers import integrity
 
             integrity.verify_files(folder)
+            from handlers import frontend
             from handlers.service import Service
 
             service = Service(folder)
-            service.initialize()
+            service.frontend = frontend.install()
+            service.initialize(context)
             self.service = service
         except Exception as exc:
             traceback.print_exc()
@@ -40,11 +45,13 @@ class Entry:
             self.reason = str(exc) if self.kind == "BrokenArchive" else "the archive does not start: %r" % exc
             if isinstance(exc, ImportError):
                 self.reason += "; install what is missing in the Python that runs TorchServe, then restart it"
+            _report_unable(context)
 
     def handle(self, rows, context):
         """Return one answer for each row."""
         if self.service is not None:
             return self.service.handle(rows, context)
+        _report_unable(context)
         return [self._refuse(context, index) for index in range(len(rows))]
 
     def _refuse(self, context, index):
@@ -53,3 +60,14 @@ class Entry:
             return json.dumps({"status": "cannot serve", "type": self.kind, "reason": self.reason}).encode()
         context.set_response_status(503, "Service Unavailable", index)
         return json.dumps({"code": 503, "type": self.kind, "message": self.reason}).encode()
+
+
+def _report_unable(context):
+    """Tell TorchServe's metrics that this worker cannot serve; what ``handlers.reporting`` does for all others."""
+    if getattr(context, "metrics", None) is None:
+        return
+    version = (context.manifest or {}).get("model", {}).get("modelVersion", "")
+    name, version = (re.sub(r"[^A-Za-z0-9_.+/-]", "_", str(each)) or "none" for each in (context.model_name, version))
+    labels = "model_name:%s,model_version:%s,core:none,target:none,emulated:false,Level:Model" % (name, version)
+    host = "#hostname:%s,%d" % (socket.gethostname(), time.time())
+    print("[METRICS]tsn_worker_ready.Count:0|#%s|#type:GAUGE|%s" % (labels, host), flush=True)

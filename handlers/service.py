@@ -12,18 +12,20 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from handlers import neuron
 from handlers.errors import CannotServe, KitError, ModelError, RequestError
+from handlers.metrics import HANDLE, READ, Laps, Metrics, make_place
 from handlers.payloads import Encoded, Payload, pick_parameters
+from handlers.reporting import Reporter, read_names
 from handlers.responses import JSON, NPY, choose_type
 from handlers.starting import start_worker
-from handlers.worker import Waste, Worker
+from handlers.worker import Worker
 
 EMULATED_HEADER = "X-Neuron-Emulated"  # of every answer that no chip computed; its value is the emulated instance
+ARRIVAL_HEADER = "x-request-start"  # of a proxy in front: when the request reached it
 RANDOM_HEADER = "X-Random-Weights"  # of every answer of a model that was never trained
-_METRIC_PAUSE = 1.0  # seconds between reports of a metric: each is a line that TorchServe has to parse
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts to start; doubled each time
 _REASONS = {400: "Bad Request", 406: "Not Acceptable", 413: "Payload Too Large", 415: "Unsupported Media Type"}
 _REASONS.update({500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"})
@@ -36,44 +38,49 @@ class Service:
         self.folder = folder
         self.worker: Optional[Worker] = None
         self.fault: Optional[CannotServe] = None
+        self.frontend = "not asked"  # how requests are read from TorchServe: "fast", or why its own way stays
         self.attempts = 0
         self.ready_since = 0.0
-        self._reported = Waste()
-        self._reported_at = 0.0
+        self.metrics = Metrics()
+        self.reporter = Reporter(self.metrics)
+        self.laps = Laps()
 
-    def initialize(self) -> None:
-        """Start the worker; never raises, because the reason is to reach the clients."""
+    def initialize(self, context: Any = None) -> None:
+        """Start the worker; never raises, because the reason is to reach the clients.
+
+        Metrics are reported to the TorchServe whose ``context`` it is.
+        """
         self._try_start()
+        names = read_names(context)
+        if names is not None:
+            self.reporter.start(names)
         if self.fault is not None and self.fault.retryable:
             threading.Thread(target=self._keep_trying, name="start-again", daemon=True).start()
 
     def handle(self, rows: List[Mapping[str, Any]], context: Any) -> List[bytes]:
         """Return one encoded answer for each row, in order, whatever the rows hold."""
+        began = time.perf_counter()
+        self.laps.restart()
         answers: List[Any] = [None] * len(rows)
-        payloads: Dict[int, Payload] = {}
-        explained: Dict[int, Payload] = {}
-        for index, row in enumerate(rows):
-            headers = _read_headers(context, index)
-            if headers.get("describe") == "True":
-                answers[index] = self.describe()
-                continue
-            try:
-                wanted = explained if headers.get("explain") == "True" else payloads
-                wanted[index] = self._read(row, headers)
-            except KitError as exc:
-                answers[index] = exc
-            except Exception as exc:  # whatever one client sent, its neighbours are to be answered
-                traceback.print_exc()
-                answers[index] = ModelError(f"the request cannot be read ({type(exc).__name__})")
+        payloads, explained, described = self._read_rows(rows, context, answers)
+        self.laps.end(READ)
         for index, answer in zip(payloads, self._answer(list(payloads.values()))):
             answers[index] = answer
-        for index, answer in zip(explained, self._explain(list(explained.values()))):
-            answers[index] = answer
+        seconds = self.laps.seconds
+        if explained:  # a thousand runs each: only the time of the whole batch holds them
+            self.laps.restart()
+            for index, answer in zip(explained, self._explain(list(explained.values()))):
+                answers[index] = answer
         for name, value in self._marks().items():
             for index in range(len(rows)):
                 context.set_response_header(index, name, value)
-        self._report_waste(context)
-        return [_encode(answer, context, index) for index, answer in enumerate(answers)]
+        encoded = [_encode(answer, context, index) for index, answer in enumerate(answers)]
+        statuses = [status for index, (status, _) in enumerate(encoded) if index not in described]
+        if statuses:
+            seconds[HANDLE] = time.perf_counter() - began
+            self.metrics.count_batch(statuses, seconds)
+            self.reporter.touch()
+        return [body for _, body in encoded]
 
     def describe(self) -> Dict[str, Any]:
         """Return the worker's state, for ``GET /models/<name>?customized=true``."""
@@ -92,6 +99,7 @@ class Service:
             "target": worker.variant.target,
             "emulated": worker.variant.emulated,
             "passed_over": worker.passed_over,
+            "frontend": self.frontend,
             "cores": list(worker.lease.cores),
             "core_shared": worker.lease.place > 0,
             "batch_sizes": worker.batch_sizes,
@@ -102,6 +110,35 @@ class Service:
             "golden_requests": len(worker.record.golden),
             "start_seconds": worker.seconds,
         }
+
+    def _read_rows(
+        self, rows: List[Mapping[str, Any]], context: Any, answers: List[Any]
+    ) -> Tuple[Dict[int, Payload], Dict[int, Payload], Set[int]]:
+        """Return by their place the rows to predict, those to explain, and the questions for the worker's state.
+
+        The others get their answers here.
+        """
+        payloads: Dict[int, Payload] = {}
+        explained: Dict[int, Payload] = {}
+        described: Set[int] = set()
+        now = time.time()
+        for index, row in enumerate(rows):
+            headers = _read_headers(context, index)
+            if headers.get("describe") == "True":
+                answers[index] = self.describe()
+                described.add(index)
+                continue
+            if ARRIVAL_HEADER in headers:
+                self.metrics.count_wait(headers[ARRIVAL_HEADER], now)
+            try:
+                wanted = explained if headers.get("explain") == "True" else payloads
+                wanted[index] = self._read(row, headers)
+            except KitError as exc:
+                answers[index] = exc
+            except Exception as exc:  # whatever one client sent, its neighbours are to be answered
+                traceback.print_exc()
+                answers[index] = ModelError(f"the request cannot be read ({type(exc).__name__})")
+        return payloads, explained, described
 
     def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Payload:
         if self.worker is None:
@@ -139,34 +176,28 @@ class Service:
             marks[RANDOM_HEADER] = "true"
         return marks
 
-    def _report_waste(self, context: Any) -> None:
-        """Add what was computed, and what of it was padding, to TorchServe's metrics."""
-        metrics, now = getattr(context, "metrics", None), time.monotonic()
-        if self.worker is None or metrics is None or now < self._reported_at + _METRIC_PAUSE:
-            return
-        waste, before = self.worker.waste, self._reported
-        try:
-            metrics.add_counter("ComputedValues", waste.computed - before.computed, None, [])
-            metrics.add_counter("PaddedValues", waste.padded - before.padded, None, [])
-        except Exception as exc:  # of another TorchServe: no answer is to fail over a metric
-            _warn(f"metrics are not reported ({type(exc).__name__}: {exc})")
-        self._reported, self._reported_at = Waste(waste.computed, waste.padded), now
+    def take(self, worker: Worker) -> None:
+        """Serve with a worker that has started, and count what it does from now on."""
+        worker.waste, worker.laps = self.metrics.waste, self.laps
+        self.worker, self.fault, self.ready_since = worker, None, time.time()
+        place = make_place(worker.lease.cores, worker.variant.target, worker.variant.emulated)
+        self.metrics.set_serving(place, seconds=worker.seconds, golden=bool(worker.record.golden))
 
     def _try_start(self) -> None:
         self.attempts += 1
         try:
-            worker = start_worker(self.folder)
+            self.take(start_worker(self.folder))
         except CannotServe as exc:
             self.fault = exc
         except Exception as exc:
             self.fault = CannotServe(f"the worker did not start ({type(exc).__name__}: {exc})")
             self.fault.__cause__ = exc
-        else:
-            self.worker, self.fault, self.ready_since = worker, None, time.time()
-            if worker.lease.place > 0:
-                _warn(f"shares core(s) {list(worker.lease.cores)} with another worker: no core is free on this host")
-            return
-        _warn(f"cannot serve: {self.fault}")
+        if self.fault is not None:
+            self.metrics.set_fault(self.fault)
+            _warn(f"cannot serve: {self.fault}")
+        elif self.worker is not None and self.worker.lease.place > 0:
+            _warn(f"shares core(s) {list(self.worker.lease.cores)} with another worker: no core is free on this host")
+        self.reporter.touch()
 
     def _keep_trying(self) -> None:
         wait = _FIRST_WAIT
@@ -183,24 +214,25 @@ def encode_error(error: KitError) -> Tuple[int, bytes]:
     return status, json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _encode(answer: Any, context: Any, index: int) -> bytes:
+def _encode(answer: Any, context: Any, index: int) -> Tuple[int, bytes]:
+    """Return the status and the body of an answer, both noted in the context."""
     if isinstance(answer, Encoded):
         context.set_response_content_type(index, answer.content_type)
-        return answer.body
+        return 200, answer.body
     if not isinstance(answer, KitError):
         try:
             text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             # A client's own id may hold half a surrogate pair, which UTF-8 cannot.
             body = text.encode("utf-8", "replace")
             context.set_response_content_type(index, "application/json")
-            return body
+            return 200, body
         except (ValueError, TypeError) as exc:
             answer = ModelError(f"the handler's answer cannot be written as JSON: {exc}")
     status, body = encode_error(answer)
     _forget_frames(answer)
     context.set_response_content_type(index, "application/json")
     context.set_response_status(status, _REASONS[status], index)
-    return body
+    return status, body
 
 
 def _forget_frames(error: BaseException) -> None:

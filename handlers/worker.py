@@ -11,6 +11,7 @@ from handlers.artifact import Module, Record, TensorSpec, Variant
 from handlers.batching import choose_bucket, pad_batch, plan_batches
 from handlers.errors import BadRequest, KitError, ModelError, TooLarge, name_cause
 from handlers.handler import Handler, Sample, Tensors, as_sample
+from handlers.metrics import MODEL, POSTPROCESS, PREPROCESS, Laps, Waste
 from handlers.payloads import Payload, shorten
 from handlers.responses import NPY, encode_npy
 
@@ -35,19 +36,6 @@ class Job:
 
 
 @dataclass
-class Waste:
-    """How much of what was computed was padding: of an item to its bucket, of a batch to its compiled size."""
-
-    computed: int = 0  # input values, since the worker started
-    padded: int = 0  # those of them that no item holds
-
-    @property
-    def share(self) -> float:
-        """The share of padding, 0 to 1."""
-        return self.padded / self.computed if self.computed else 0.0
-
-
-@dataclass
 class Worker:
     """All that answering takes, and the figures of getting there."""
 
@@ -59,6 +47,7 @@ class Worker:
     passed_over: List[str]  # why variants before this one were not taken
     seconds: Dict[str, float] = field(default_factory=dict)  # how long each step of the start took
     waste: Waste = field(default_factory=Waste)
+    laps: Laps = field(default_factory=Laps)
 
     @property
     def batch_sizes(self) -> List[int]:
@@ -78,17 +67,21 @@ class Worker:
         one that the model cannot take fails alone.
         """
         jobs = [self.preprocess(payload) for payload in payloads]
+        self.laps.end(PREPROCESS)
         good = [index for index, each in enumerate(jobs) if not isinstance(each, KitError)]
         results: List[Any] = list(jobs)
         try:
             answers = self._run([job for index in good for job in jobs[index]])
         except Exception:
+            self.laps.end(MODEL)
             for index in good:
                 results[index] = self._run_alone(jobs[index])
         else:
             for index in good:
                 results[index], answers = answers[: len(jobs[index])], answers[len(jobs[index]) :]
-        return [self._wrap(payload, result) for payload, result in zip(payloads, results)]
+        wrapped = [self._wrap(payload, result) for payload, result in zip(payloads, results)]
+        self.laps.end(POSTPROCESS)
+        return wrapped
 
     def preprocess(self, payload: Payload) -> Any:
         """Return a payload's items as jobs, or the ``KitError`` that says why they are none."""
@@ -155,21 +148,23 @@ class Worker:
             batch = [job.sample.inputs for job in jobs[start:stop]]
             padded = [self.handler.pad(each, bucket.inputs) for each in batch] if varies else batch
             inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(padded))
-            self._count_waste(inputs, batch if varies else None, stop - start)
+            self._count_waste(inputs, batch if varies else None, stop - start, size)
+            self.laps.end(PREPROCESS)
             raw = tuple(out[: stop - start] for out in bucket.runs[size](*inputs))
+            self.laps.end(MODEL)
             activated = self.handler.activate(raw)
             for row, job in enumerate(jobs[start:stop]):
                 answers.append(self._answer(job, tuple(out[row] for out in raw), tuple(out[row] for out in activated)))
+            self.laps.end(POSTPROCESS)
         return answers
 
-    def _count_waste(self, inputs: Tensors, batch: Optional[Sequence[Sequence[Any]]], items: int) -> None:
+    def _count_waste(self, inputs: Tensors, batch: Optional[Sequence[Sequence[Any]]], items: int, size: int) -> None:
         computed = sum(tensor.numel() for tensor in inputs)
         if batch is None:
             real = sum(tensor[:items].numel() for tensor in inputs)
         else:
             real = sum(int(np.prod(np.shape(each))) for sample in batch for each in sample)
-        self.waste.computed += computed
-        self.waste.padded += computed - real
+        self.waste.count(computed=computed, real=real, items=items, size=size)
 
     def _explain_no_bucket(self, inputs: Sequence[Any]) -> KitError:
         found = ", ".join(f"{spec.name} {list(np.shape(each))}" for each, spec in zip(inputs, self.buckets[0].inputs))

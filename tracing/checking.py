@@ -208,7 +208,9 @@ def _find_emulator() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    kept.pop("TORCHSERVE_NEURON_KEY_PASSPHRASE", None)  # of a private key, which is no business of an archive's code
+    return kept
 
 
 def _compare(answer: Answer, expected: Any, tolerance: float) -> str:

@@ -44,6 +44,13 @@ def test_a_worker_runs_code_of_the_archive_alone(server: Server) -> None:
         assert str(servers.ROOT) not in worker.environ().get("PYTHONPATH", "").split(os.pathsep)
 
 
+def test_requests_are_read_the_fast_way(server: Server) -> None:
+    """Both releases' wire format is known, the self-test passes, and nothing is printed for a batch."""
+    assert server.describe()["frontend"] == "fast"
+    server.predict(RED)
+    assert "Backend received inference" not in server.log()
+
+
 def test_ping_and_the_list_of_models_are_served(server: Server) -> None:
     """TorchServe's own routes say that it is healthy and has the model."""
     assert requests.get(f"{server.inference}/ping", timeout=10).json() == {"status": "Healthy"}

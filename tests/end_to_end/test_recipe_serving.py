@@ -104,7 +104,7 @@ def test_padding_is_a_metric(served: tuple[str, str]) -> None:
 
     def find() -> str:
         text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
-        return text if "ComputedValues" in text and "PaddedValues" in text else ""
+        return text if "tsn_computed_values{" in text and "tsn_padded_values{" in text else ""
 
     assert wait_for(find, "the metrics of padding", seconds=20)
 

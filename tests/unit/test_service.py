@@ -177,30 +177,6 @@ def test_a_client_that_accepts_nothing_on_offer_is_told(echo):
     assert np.load(io.BytesIO(answers[1])).tolist() == [[2.0]]
 
 
-class Metrics:
-    """Keeps what is counted."""
-
-    def __init__(self):
-        self.counted = []
-
-    def add_counter(self, name, value, idx=None, dimensions=None):
-        self.counted.append((name, value))
-
-
-def test_padding_is_reported_as_metrics(echo):
-    """Counters of what was computed and what of it was padding; at most once a second."""
-    context = make_context(echo.folder, [{}] * 3)
-    context.metrics = Metrics()
-    rows = [{"body": b"1"}, {"body": b"2"}, {"body": b"3"}]
-    echo.handle(rows, context)
-    assert context.metrics.counted == [("ComputedValues", 4), ("PaddedValues", 1)]
-    echo.handle(rows, context)
-    assert len(context.metrics.counted) == 2
-    echo._reported_at -= service._METRIC_PAUSE
-    echo.handle(rows, context)
-    assert context.metrics.counted[2:] == [("ComputedValues", 8), ("PaddedValues", 2)]
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
