@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cli.signing import add_trusted, trusted_keys
 from handlers import artifact, integrity
 from handlers.artifact import Record
 from handlers.errors import KitError
@@ -43,6 +44,7 @@ def register(subparsers: _Subparsers) -> None:
                 "requests", metavar="REQUEST", type=Path, nargs="+", help="a file with a request's body"
             )
         if name != "inspect":
+            add_trusted(parser)
             add_emulation(parser)
         if name == "inspect":
             parser.add_argument("--json", action="store_true", help="print the whole record as JSON")
@@ -134,9 +136,11 @@ def _modified(options: argparse.Namespace) -> int | None:
 
 def _check(options: argparse.Namespace) -> int:
     emulate(options)
+    from serving.signing import verified
     from tracing import checking
 
-    record = checking.check_archive(options.archive, progress=report)
+    with verified(options.archive, trusted_keys(options), progress=report) as archive:
+        record = checking.check_archive(archive, progress=report)
     print(f"{options.archive}: {record.name} {record.version} is fit to be served")
     return 0
 
@@ -155,13 +159,15 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     emulate(options)
+    from serving.signing import verified
     from tracing import checking
 
     missing = [str(path) for path in options.requests if not path.is_file()]
     if missing:
         raise KitError(f"there is no file {', '.join(missing)}; give files that each hold the body of one request")
     requests = [(path, mimetypes.guess_type(path.name)[0] or "application/octet-stream") for path in options.requests]
-    answers = checking.predict(options.archive, requests)
+    with verified(options.archive, trusted_keys(options), progress=report) as archive:
+        answers = checking.predict(archive, requests)
     for answer in answers:
         # As a server's client would see it; several answers, one to a line.
         print(answer.body.decode("utf-8", "replace"))

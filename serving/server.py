@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from handlers import integrity
+from handlers import artifact, integrity
 from handlers.artifact import Record
 from handlers.neuron import INSTANCE_VARIABLE
 from serving.emulation import emulated_environment
@@ -23,6 +23,7 @@ from serving.processes import end_tree
 from serving.readiness import wait_until_ready
 from serving.requesting import Client, Reply
 from serving.runs import RunFolder, RunState, find_leftovers, find_process, read_start
+from serving.signing import PASSPHRASE_VARIABLE, SigningError, verify_archive
 from serving.workers import plan_crew
 
 Progress = Callable[[str], None]
@@ -40,12 +41,14 @@ class ServeSettings:
     token: bool = False  # token authorisation
     workers: int = 0  # 0: as many as the host has room for
     wait: float = 90.0  # seconds until the model must answer
+    trusted: tuple[Path, ...] = ()  # keys, or folders of them; one must have signed the archive, if any are named
     emulated: str = field(default_factory=lambda: os.environ.get(INSTANCE_VARIABLE, ""))  # instance type, "" for none
 
     def as_texts(self) -> dict[str, str]:
         """Return what makes one running server unlike another."""
         texts = {"log": self.log, "token": str(self.token), "workers": str(self.workers), "config": str(self.config)}
-        return {**texts, "emulated": self.emulated}
+        signed = {"trusted": os.pathsep.join(str(each.resolve()) for each in self.trusted)} if self.trusted else {}
+        return {**texts, "emulated": self.emulated, **signed}
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ def start(archive: Path, record: Record, settings: ServeSettings, *, progress: P
         java = find_java()
         folder.create()
         with _stopped_on_failure(folder):
-            _ensure_space(archive, folder.path)
-            _extract_golden(archive, record, folder.path)
-            state = _launch(archive, digest, record, ports, java, settings, folder, crew.workers)
+            _ensure_space(archive, folder.path, copied=bool(settings.trusted))
+            served = _hold(archive, record, folder, settings.trusted) if settings.trusted else archive
+            _extract_golden(served, record, folder.path)
+            state = _launch(served, archive, digest, record, ports, java, settings, folder, crew.workers)
             origin = f"process {state.pid}, Java {java.version}, {java.origin}"
             progress(f"TorchServe started ({origin}); logs in {folder.logs}")
             return _ask_golden(folder, state, record, settings, progress, started=True)
@@ -148,15 +152,30 @@ def _ensure_inputs(archive: Path, settings: ServeSettings) -> None:
         raise ServerError(f"there is no {settings.config}; run the kit from a clone, or name one with --config")
 
 
-def _ensure_space(archive: Path, folder: Path) -> None:
+def _ensure_space(archive: Path, folder: Path, *, copied: bool = False) -> None:
     with zipfile.ZipFile(archive) as opened:
         unpacked = sum(member.file_size for member in opened.infolist())
+    unpacked += archive.stat().st_size if copied else 0
     free = shutil.disk_usage(folder).free
     if free < unpacked + _SPARE:
         raise NoSpace(
             f"{folder} has {free / 1e6:.0f} MB free; the archive unpacks to {unpacked / 1e6:.0f} MB and "
             f"{_SPARE / 1e6:.0f} MB are wanted for logs. Free some space"
         )
+
+
+def _hold(archive: Path, record: Record, folder: RunFolder, trusted: tuple[Path, ...]) -> Path:
+    """Return a copy of a signed archive in a folder of the server's own, whose content was verified as it was copied.
+
+    The server unpacks it long after the look at its signature; where it came from others may write.
+    """
+    copy = folder.path / "signed" / archive.name
+    copy.parent.mkdir()
+    verify_archive(archive, trusted, copy=copy)
+    with zipfile.ZipFile(copy) as opened:
+        if artifact.parse_record(opened.read(integrity.RECORD_NAME)) != record:
+            raise SigningError(f"{archive} was exchanged while it was looked at; who else writes to {archive.parent}?")
+    return copy
 
 
 def _extract_golden(archive: Path, record: Record, folder: Path) -> None:
@@ -166,6 +185,7 @@ def _extract_golden(archive: Path, record: Record, folder: Path) -> None:
 
 
 def _launch(
+    served: Path,
     archive: Path,
     digest: str,
     record: Record,
@@ -177,8 +197,8 @@ def _launch(
 ) -> RunState:
     """Start TorchServe's own launcher, which starts the JVM in the background and leaves its pid in a file."""
     command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
-    command += ["--ts-config", str(settings.config.resolve()), "--model-store", str(archive.resolve().parent)]
-    command += ["--models", f"{record.name}={archive.name}"]
+    command += ["--ts-config", str(settings.config.resolve()), "--model-store", str(served.resolve().parent)]
+    command += ["--models", f"{record.name}={served.name}"]
     # A copy, because the launcher makes a URL of the path as it is, and a clone may lie in a folder named "a%20b".
     log_config = shutil.copy(ROOT / "serving" / f"log4j2-{settings.log}.xml", folder.path / "log4j2.xml")
     command += ["--log-config", str(log_config)]
@@ -208,14 +228,14 @@ def _launch(
 def _environment(
     inherited: dict[str, str], ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder, workers: int
 ) -> dict[str, str]:
-    """Return the server's environment: the caller's, without what would change the server behind our back.
+    """Return the server's environment: the caller's, without secrets and what would change it behind our back.
 
     A ``TS_...`` that was set for another server would replace a key of ``config.properties`` here.
     """
     environment = {
         name: value
         for name, value in inherited.items()
-        if name not in ("PYTHONPATH", "PYTHONHOME") and not name.startswith("TS_")
+        if name not in ("PYTHONPATH", "PYTHONHOME", PASSPHRASE_VARIABLE) and not name.startswith("TS_")
     }
     if settings.emulated:
         environment.update(emulated_environment(environment, settings.emulated))
