@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.building import ROOT, add_folders, add_target, add_weights, emulate, ensure_archive, report
+from cli.signing import add_trusted, trusted_keys
 from handlers.errors import KitError
 
 _Subparsers = Any  # argparse's own type for this is private
@@ -33,6 +34,7 @@ def register(subparsers: _Subparsers) -> None:
     )
     parser.add_argument("--wait", type=float, default=90.0, help="seconds until the model must answer (default: 90)")
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's settings")
+    add_trusted(parser)
     add_folders(parser)
     _add_port(parser)
     parser.set_defaults(run=_serve)
@@ -51,18 +53,23 @@ def register(subparsers: _Subparsers) -> None:
             parser.add_argument(
                 "--log", metavar="FILE", help=f"{text}; status 1 if there are any, 2 if it is unreadable"
             )
+            _add_exposure(parser)
         parser.set_defaults(run=run)
 
 
 def _serve(options: argparse.Namespace) -> int:
     from serving.requesting import curl_line
     from serving.server import ServeSettings, ensure_startable, start, stop
+    from serving.signing import verify_archive
     from tracing.checking import read_archive_record
 
     received = interrupts()
     emulate(options)
     ensure_startable(options.port)
+    trusted = trusted_keys(options)
     archive = _find_archive(options)
+    if trusted:
+        report(f"{archive} is signed by key {verify_archive(archive, trusted).key}")
     record = read_archive_record(archive)
     settings = ServeSettings(
         port=options.port,
@@ -71,6 +78,7 @@ def _serve(options: argparse.Namespace) -> int:
         token=options.token,
         workers=options.workers,
         wait=options.wait,
+        trusted=trusted,
     )
     served = start(archive, record, settings, progress=report)
     if received:  # and lost on the way: Python drops an exception that is raised in a destructor
@@ -153,18 +161,59 @@ def _format_server(row: dict[str, Any]) -> str:
     return f"{row['port']}  {row['model']}{target}  process {row['pid']}  {state}{passed_over}"
 
 
+def _add_exposure(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a running server as a stranger sees it; status 1 if there is an error")
+    group.add_argument("--server", metavar="URL", help="look at this server instead: http(s)://HOST:PORT of inference")
+    group.add_argument("--management", metavar="URL", default="", help="default: the next port (and 8081, not here)")
+    group.add_argument("--metrics", metavar="URL", default="", help="default: the port after that (and 8082, not here)")
+    group.add_argument(
+        "--grpc", metavar="PORT,PORT", type=_two_ports, default=(7070, 7071), help="(default: 7070,7071)"
+    )
+    group.add_argument("--token", metavar="FILE", type=Path, help="TorchServe's key_file.json, or a file with one key")
+    group.add_argument("--model", metavar="NAME", default="", help="ask this model for an answer to an empty request")
+    text = "also let the server try to fetch a URL of the doctor's own, where nothing is, and hold one slow connection"
+    group.add_argument("--active", action="store_true", help=text)
+    group.add_argument("--seconds", type=_seconds, default=5.0, help="for each answer (default: 5)")
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from serving.doctor import ERROR, examine
+    from serving.exposure_local import examine_own
 
     if options.log is not None:
         return _explain_log(options)
-    findings = examine(options.port, ROOT / "model_store")
+    if options.server is not None:
+        return _look_at_server(options)
+    findings = [*examine(options.port, ROOT / "model_store"), *examine_own(options.port)]
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
             advice = f" -> {finding.advice}" if finding.advice else ""
             print(f"{_MARKS[finding.level]} {finding.what:<22} {finding.found}{advice}")
+    return 1 if any(finding.level == ERROR for finding in findings) else 0
+
+
+def _look_at_server(options: argparse.Namespace) -> int:
+    from serving.exposure import ERROR, examine_server
+    from serving.exposure_look import prepare
+    from serving.exposure_report import format_report
+
+    look = prepare(
+        options.server,
+        management=options.management,
+        metrics=options.metrics,
+        grpc=options.grpc,
+        token=options.token,
+        model=options.model,
+        active=options.active,
+        seconds=options.seconds,
+    )
+    findings = examine_server(look)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        print(format_report(look, findings))
     return 1 if any(finding.level == ERROR for finding in findings) else 0
 
 
@@ -194,3 +243,20 @@ def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65533:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 1 to 65533, because two more follow it")
     return int(text)
+
+
+def _two_ports(text: str) -> tuple[int, int]:
+    numbers = [int(each) for each in text.split(",") if each.isdigit() and 1 <= int(each) <= 65535]
+    if len(numbers) != 2 or text.count(",") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} are no two ports; expected gRPC's, as in 7070,7071")
+    return numbers[0], numbers[1]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 600:  # no number among them
+        raise argparse.ArgumentTypeError(f"{text!r} is no time limit; expected 0.1 to 600 seconds")
+    return seconds
