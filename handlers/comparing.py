@@ -8,7 +8,7 @@ def find_difference(expected: Any, found: Any, tolerance: float, where: str = "a
     """Return how two JSON values differ, or "". Numbers may be ``tolerance`` apart.
 
     In an object of numbers, such as the top five labels, a key may be missing on one side as long as its number is
-    not above the smallest on that side: the fifth and sixth of a ranking may trade places.
+    not above the smallest on that side: the fifth and sixth of a ranking may trade places. One key must be on both.
     """
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or isinstance(expected, str):
         same = type(expected) is type(found) and expected == found  # True is no 1
@@ -25,6 +25,8 @@ def find_difference(expected: Any, found: Any, tolerance: float, where: str = "a
 
 
 def _find_key_difference(expected: Dict[str, Any], found: Dict[str, Any], tolerance: float, where: str) -> str:
+    if expected and not set(expected) & set(found):
+        return f"{where} has {sorted(found)!r:.80}, expected {sorted(expected)!r:.80}"
     for key in [*expected, *(key for key in found if key not in expected)]:
         if key in expected and key in found:
             difference = find_difference(expected[key], found[key], tolerance, f"{where}[{key!r}]")

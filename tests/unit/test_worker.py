@@ -256,6 +256,7 @@ def test_the_handler_is_made_with_its_settings():
         ({"a": 0.9, "b": 0.1}, {"a": 0.9, "c": 0.1}, True),
         ({"a": 0.9, "b": 0.1}, {"c": 0.9, "b": 0.1}, False),
         ({"a": 0.9, "b": 0.1}, {"a": 0.9, "b": 0.2}, False),
+        ({"a": 0.9}, {"b": 0.9}, False),
         ({"a": 0.9}, {}, False),
         ({"a": "x"}, {}, False),
         ({}, {"a": 0.5}, False),
