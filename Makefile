@@ -127,7 +127,7 @@ test-long: $(STAMP_DEV) ## run storms, kills, byte changes, and every recipe on 
 soak: venv ## load and faults on a server of its own, on loopback; report in build/soak (MINUTES=20, TARGET=)
 	@$(BIN)/python -m benchmarking.soak --minutes "$(MINUTES)" $(if $(TARGET),--target "$$TARGET")
 
-test-containers: $(STAMP_DEV) ## build and run the images on a bootstrapped Debian (root, podman, runc, debootstrap; 5 GB)
+test-containers: $(STAMP_DEV) ## build and run the images on a bootstrapped Debian (root, podman, runc, debootstrap; 8 GB)
 	@$(BIN)/python -m pytest -m containers tests/containers
 
 lint: $(STAMP_DEV) ## check style (ruff) and types (mypy, strict)
