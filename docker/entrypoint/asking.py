@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -35,6 +36,16 @@ class Server:
         self._management = (_reachable(settings.management_bind), settings.management_port)
         self._metrics = (_reachable(settings.metrics_bind), settings.metrics_port)
         self._keys = settings.folder / KEYS
+
+    def listens(self) -> bool:
+        """Whether the server has opened its addresses: before, it cannot have accepted anything."""
+        try:
+            socket.create_connection(self._management, _PATIENCE).close()
+            return True
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True  # too busy to answer
 
     def read_state(self, model: str, version: str, seconds: float = _PATIENCE) -> Optional[ModelState]:
         """Return the state of a model's version."""

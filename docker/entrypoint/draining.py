@@ -31,6 +31,8 @@ def drain(server: Server, models: Sequence[Tuple[str, str, int]], deadline: floa
     """
     time.sleep(SETTLE)
     accepted = False
+    if not server.listens():
+        return Drained(True, True)
     while time.monotonic() < deadline and not stop():
         before, since = server.count_arrivals(), time.monotonic()
         answered = wait_until_answered(server, models, deadline, stop)

@@ -12,7 +12,7 @@ from .faults import Fault
 from .guarding import prepare_guard
 from .host import Host, look_around
 from .planning import Memory, Plan, make_plan
-from .settings import GIB, Settings
+from .settings import GIB, Settings, is_loopback
 from .torchserve import (
     Release,
     choose_tokens,
@@ -174,4 +174,6 @@ def _warn(settings: Settings, release: Release, tokens: bool) -> List[str]:
         notes.append(f"NO TOKENS: TorchServe {release.version} on {settings.bind}:{settings.port} answers anybody")
     elif settings.token_file is None:
         notes.append(f"NO TOKENS: the guard on {settings.bind}:{settings.port} lets anybody ask for predictions")
+    if not is_loopback(settings.metrics_bind):
+        notes.append(f"metrics on {settings.metrics_bind}:{settings.metrics_port} ask for no token: let nobody else in")
     return notes

@@ -171,6 +171,13 @@ def test_a_drain_goes_on_while_requests_come_in(state: _TorchServe, settings: Se
         thread.join()
 
 
+def test_a_server_that_is_not_up_yet_has_nothing_to_answer(settings: Settings) -> None:
+    """A container that is stopped while it starts ends at once."""
+    began = time.monotonic()
+    assert _drain(settings._replace(management_port=1), 20) == (True, True)
+    assert time.monotonic() - began < 2
+
+
 def test_a_second_signal_ends_a_drain(state: _TorchServe, settings: Settings) -> None:
     """At once, whatever is in work."""
     began = time.monotonic()

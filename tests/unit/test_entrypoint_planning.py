@@ -39,6 +39,13 @@ def _workers(plan: Plan) -> dict[str, int]:
         (INF1, [_archive("a", "inf1", width=2), _archive("b", "inf1")], {}, {"a": 1, "b": 2}),
         (INF1, [_archive("a", "inf1", width=4)], {}, {"a": 1}),
         (INF1, [_archive("a", "inf1", width=3)], {}, {"a": 1}),
+        # Ranges start at a multiple of their width: of seven cores, 3 to 6 hold one range of two.
+        (
+            INF1._replace(cores=tuple(range(7))),
+            [_archive("a", "inf1", width=3), _archive("b", "inf1", width=2)],
+            {"a": 1},
+            {"a": 1, "b": 1},
+        ),
         (INF1, [_archive("a", "inf1"), _archive("b", "cpu")], {}, {"a": 4, "b": 4}),
         (CPU, [_archive("a", "inf1", "cpu")], {}, {"a": 4}),
         (CPU, [_archive("foreign")], {}, {"foreign": 1}),
