@@ -118,7 +118,7 @@ bench: venv ## measure MODEL= beside TorchServe as shipped and beside no server,
 	@$(RUN) bench "$$MODEL" $(CHIP) $(GIVEN) $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)")
 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(STAMP_DEV) ## run storms, kills, byte changes, and every recipe on every target; takes an hour
 	@$(ADD) -r requirements-long.txt

@@ -15,6 +15,7 @@ import psutil
 import requests
 
 from tests import servers
+from tests.ports import find_free_ports
 from tests.servers import ROOT
 
 # Images run it as a folder, from where it finds itself; tests import its modules by the same name.
@@ -98,7 +99,7 @@ def run_entrypoint(
 ) -> Iterator[Entrypoint]:
     """Run the entrypoint for the time of a ``with``; it is there when its health check passes."""
     folder.mkdir(parents=True, exist_ok=True)
-    ports = servers.find_free_ports(3)
+    ports = find_free_ports(3)
     environment = make_environment(folder, store, ports, **settings)
     if python_path:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, python_path))

@@ -16,7 +16,7 @@ from serving.exposure_asking import Address
 from serving.exposure_findings import Look
 from serving.exposure_local import own_addresses
 from serving.exposure_look import prepare
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 
 Answers = Mapping[str, tuple[int, str]]  # by method and path; everything else gets a 404 with an HTML page
 seen: list[tuple[str, str, dict[str, str]]] = []  # what the last ``answering`` server got: method, path, headers

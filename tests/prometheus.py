@@ -13,6 +13,7 @@ import yaml
 
 from tests import servers
 from tests.monitored import FOLDER
+from tests.ports import find_free_ports
 
 MISSING = "" if shutil.which("prometheus") and shutil.which("promtool") else "needs prometheus and promtool"
 
@@ -48,7 +49,7 @@ def run_prometheus(folder: Path, targets: Mapping[str, Sequence[Mapping[str, Any
 
     ``targets`` are the ``static_configs`` of each job. Raises ``AssertionError`` if it does not get ready.
     """
-    [port] = servers.find_free_ports(1)
+    [port] = find_free_ports(1)
     command = [
         "prometheus",
         f"--config.file={_write_config(folder, targets)}",

@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 import requests
 
 from handlers import cores
+from tests.ports import find_free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "tracing" / "recipes"
@@ -156,18 +156,6 @@ def wait_for(
         time.sleep(0.05)
 
 
-def find_free_ports(count: int) -> list[int]:
-    """Return loopback ports that nothing listens on, none twice."""
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in with_sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in with_sockets]
-    finally:
-        for each in with_sockets:
-            each.close()
-
-
 def processes_of(server: Server) -> list[psutil.Process]:
     """Return what is alive of the server: all of its session, however they were started."""
     alive = []
@@ -213,7 +201,10 @@ def install_torchserve(version: str) -> Path:
         partial = folder.with_name(f"{folder.name}.{os.getpid()}")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(partial)]
         subprocess.run([*pip, f"torchserve=={version}"], check=True)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was quicker
+            shutil.rmtree(partial)
     return folder
 
 

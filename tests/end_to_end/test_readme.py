@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from tests.servers import ROOT, find_free_ports
+from tests.ports import find_free_ports
+from tests.servers import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -16,6 +16,7 @@ import requests
 
 from tests import servers
 from tests.manifests import KSERVE, KUBERNETES, ROOT, only, render, settings_of
+from tests.ports import find_free_ports
 from tests.servers import RECIPES
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx, the guard")]
@@ -86,7 +87,7 @@ def _run_pod(folder: Path, archive: Path, settings: Mapping[str, str]) -> Iterat
 
 def _environment(folder: Path, archive: Path, settings: Mapping[str, str]) -> dict[str, str]:
     _mount_secret(folder / "tokens", "tokens", TOKEN)
-    ports = servers.find_free_ports(3)
+    ports = find_free_ports(3)
     numbers = zip(("TSN_PORT", "TSN_MANAGEMENT_PORT", "TSN_METRICS_PORT"), map(str, ports), strict=True)
     here = {"TSN_BIND": "127.0.0.1", "TSN_MODEL_STORE": str(archive.parent), "TSN_WORKERS": "tiny=1", **dict(numbers)}
     if "TSN_TOKEN_FILE" in settings:

@@ -21,6 +21,7 @@ from serving.emulation import EMULATOR, emulated_environment
 from tests import monitored, prometheus, servers
 from tests.console import run_console
 from tests.monitored import FOLDER, Query
+from tests.ports import find_free_ports
 from tests.prometheus import Prometheus
 from tests.servers import RECIPES, Server
 
@@ -189,7 +190,7 @@ def _export_emulated(folder: Path, environment: dict[str, str]) -> Iterator[str]
     }
     (folder / "monitor.json").write_text(json.dumps(config))
     command = [sys.executable, str(EMULATOR / "bin" / "neuron-monitor"), "-c", str(folder / "monitor.json")]
-    [port] = servers.find_free_ports(1)
+    [port] = find_free_ports(1)
     monitor = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     exporter = subprocess.Popen([sys.executable, EXPORTER, "--port", str(port)], stdin=monitor.stdout)
     assert monitor.stdout is not None
@@ -204,7 +205,7 @@ def _export_emulated(folder: Path, environment: dict[str, str]) -> Iterator[str]
 
 @contextmanager
 def _export_documented() -> Iterator[str]:
-    [port] = servers.find_free_ports(1)
+    [port] = find_free_ports(1)
     command = [sys.executable, EXPORTER, "--port", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as exporter:
         assert exporter.stdin is not None

@@ -19,6 +19,7 @@ from serving.exposure_asking import connect_error
 from tests import servers
 from tests.certificates import make_certificate
 from tests.exposed import look
+from tests.ports import find_free_ports
 from tests.servers import ROOT, Server
 
 pytestmark = pytest.mark.long
@@ -175,7 +176,7 @@ def left_open(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """
     folder = tmp_path_factory.mktemp("open")
     certificate, key = make_certificate(folder)
-    metrics = f"https://127.0.0.1:{servers.find_free_ports(1)[0]}"
+    metrics = f"https://127.0.0.1:{find_free_ports(1)[0]}"
     settings = {
         "metrics_address": metrics,
         "certificate_file": certificate,
@@ -242,7 +243,7 @@ def test_a_guard_in_front_closes_what_is_open(left_open: tuple[Server, str], tmp
     if nginx is None:
         pytest.skip("nginx is not installed")
     certificate, key = make_certificate(tmp_path)
-    (port,) = servers.find_free_ports(1)
+    (port,) = find_free_ports(1)
     inference, config = left_open[0].inference, tmp_path / "nginx.conf"
     config.write_text(GUARD.format(folder=tmp_path, port=port, certificate=certificate, key=key, inference=inference))
     (tmp_path / "token").write_text("0123456789abcdef\n")

@@ -12,7 +12,7 @@ from cli.main import main
 from handlers import cores, neuron
 from serving import doctor
 from serving.doctor import ERROR, OK, WARNING, Finding, examine
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["python", "torch", "torchserve", "torch-model-archiver", "java", "ports", "disk for servers"]

@@ -24,6 +24,7 @@ from tests.entrypoints import make_environment
 from entrypoint import guarding  # isort: skip  the folder is put on the path by tests.entrypoints
 from entrypoint.faults import Fault  # isort: skip
 from entrypoint.settings import Settings, read_settings  # isort: skip
+from tests.ports import find_free_ports
 
 needs_nginx = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="nginx is not installed (Debian: nginx-light)"
@@ -63,7 +64,7 @@ class _Upstream(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 @contextlib.contextmanager
 def _run_guard(folder: Path, **settings: object) -> Iterator[tuple[Settings, "subprocess.Popen[bytes]"]]:
-    ports = servers.find_free_ports(3)
+    ports = find_free_ports(3)
     environment = make_environment(folder, folder, ports, guard=1, **settings)
     chosen = read_settings(environment)
     (folder / "run").mkdir()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.entrypoints import make_environment
 
 from entrypoint import asking, draining, health  # isort: skip  the folder is put on the path by tests.entrypoints
 from entrypoint.settings import Settings, read_settings  # isort: skip
+from tests.ports import find_free_ports
 
 READY, LOST = (
     {"status": "ready", "cores": [0]},
@@ -72,7 +72,7 @@ def state() -> _TorchServe:
 @pytest.fixture
 def settings(state: _TorchServe, tmp_path: Path) -> Iterator[Settings]:
     """A container that serves two workers of ``m``, management and metrics on one address."""
-    ports = servers.find_free_ports(3)
+    ports = find_free_ports(3)
     chosen = read_settings(make_environment(tmp_path, tmp_path, ports))
     chosen = chosen._replace(metrics_port=chosen.management_port)
     chosen.folder.mkdir()

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from serving import signing
-from tests import servers
 from tests.entrypoints import ROOT, make_environment
 
 from entrypoint import preparing  # isort: skip  the folder is put on the path by tests.entrypoints
 from entrypoint.faults import Fault  # isort: skip
 from entrypoint.settings import read_settings  # isort: skip
+from tests.ports import find_free_ports
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def _prepare(environment: Mapping[str, str]) -> preparing.Prepared:
 
 
 def _environment(tmp_path: Path, store: Path, **settings: object) -> dict[str, str]:
-    return make_environment(tmp_path, store, servers.find_free_ports(3), **settings)
+    return make_environment(tmp_path, store, find_free_ports(3), **settings)
 
 
 def _sign(archive: Path, folder: Path) -> Path:

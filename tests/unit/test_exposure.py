@@ -13,7 +13,7 @@ from serving.exposure_findings import Look
 from serving.exposure_report import format_report
 from serving.exposure_routes import look_at_metrics
 from tests.exposed import answering, by_name, drip, hang, listening, look_at, outside_address
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 
 DESCRIPTION = '{"openapi": "3.0.1", "info": {"title": "TorchServe APIs", "version": "%s"}}'
 

@@ -5,7 +5,7 @@ import socket
 
 from serving.exposure_local import Listener, examine_own, find_own_listeners, find_reachable
 from tests.exposed import outside_address
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 
 
 def test_finds_the_sockets_of_a_process() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from serving.errors import PortInUse
 from serving.ports import Ports, describe_listener, ensure_free, is_free
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 
 
 @pytest.fixture(params=["127.0.0.1", "0.0.0.0"])

@@ -14,7 +14,7 @@ import pytest
 from serving import runs
 from serving.errors import ServerError
 from serving.runs import RunFolder, RunState, find_leftovers, find_process, read_start
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 
 
 @pytest.fixture

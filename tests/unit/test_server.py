@@ -13,7 +13,7 @@ from serving.java import Java
 from serving.ports import Ports
 from serving.runs import RunFolder, RunState
 from serving.server import ServeSettings
-from tests.servers import find_free_ports
+from tests.ports import find_free_ports
 from tracing.checking import read_archive_record
 
 JAVA = Java(Path("/opt/java"), 17, "JAVA_HOME")
