@@ -30,10 +30,17 @@ class PictureHandler(BaseHandler):
         pictures = []
         for row in data:
             image = Image.open(io.BytesIO(row.get("data") or row.get("body"))).convert("RGB")
-            image = image.resize(self.size, Image.Resampling.BILINEAR)
+            image = image.resize(self.size, Image.Resampling.BILINEAR, box=self.find_crop(image))
             pixels = torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 255
             pictures.append((pixels - self.mean) / self.std)
         return torch.stack(pictures).to(self.device)
+
+    def find_crop(self, image):
+        """Return the largest centred part of a picture that has the model's proportions."""
+        scale = min(image.width / self.size[0], image.height / self.size[1])
+        width, height = self.size[0] * scale, self.size[1] * scale
+        left, top = (image.width - width) / 2, (image.height - height) / 2
+        return (left, top, left + width, top + height)
 
     def postprocess(self, data):
         probabilities = torch.softmax(data, dim=1)
