@@ -28,6 +28,7 @@ setup(
         "tracing": ["recipes/*.*", "recipes/*/*"],
         "serving": ["*.xml", "*.json", "known_errors/*.toml"],
         "handlers": ["py.typed"],
+        "benchmarking": ["recipes/*"],
     },
     install_requires=[
         "torch>=2.1",

@@ -87,8 +87,6 @@ class Reader:
                 at, more = _read_request(self._held, at, batch, decoded)
             except _Short as exc:
                 self._receive(exc.missing)
-            except struct.error:
-                self._receive(1)
         del self._held[:at]
         return batch
 
@@ -104,67 +102,57 @@ class Reader:
 def _read_request(data: bytearray, at: int, batch: Batch, decoded: bool) -> Tuple[int, bool]:
     """Add the request at ``at`` to the batch; return where it ends, and whether there was one.
 
-    Raises ``_Short`` or ``struct.error`` where ``data`` ends before the request does, ``ValueError`` for what is none.
+    Raises ``_Short`` where ``data`` ends before the request does, ``ValueError`` for what is none.
     """
-    identity, at = _read_value(data, at)
-    if identity is None:
+    values, at = _read_values(data, at, 1)
+    if not values:
         return at, False
-    headers: Dict[str, Any] = {}
-    while True:
-        name, at = _read_value(data, at)
-        if name is None:
-            break
-        value, at = _read_value(data, at)
-        headers[name.decode()] = _text(value)
+    sent, at = _read_values(data, at)
+    headers: Dict[str, Any] = dict(zip(*[map(bytearray.decode, sent)] * 2))
+    parts, at = _read_values(data, at)
+    if len(sent) % 2 or len(parts) % 3:
+        raise ValueError("a list ends within an element")
     fields: Dict[str, Any] = {}
     row: Dict[str, Any] = {}
-    while True:
-        name, at = _read_value(data, at)
-        if name is None:
-            break
-        kind, at = _read_value(data, at)
-        value, at = _read_value(data, at)
-        key, content_type = name.decode(), _text(kind)
+    for name, kind, value in zip(*[iter(parts)] * 3):
+        key, content_type = name.decode(), kind.decode()
         fields[key] = {"content-type": content_type}
-        row[key] = _decode(value, content_type) if decoded else _whole(value)
-    batch.ids.append(identity.decode())
-    batch.headers.append({**fields, **headers})  # of equal names the header counts, as at TorchServe
+        row[key] = _decode(value, content_type) if decoded else value
+    fields.update(headers)  # of equal names the header counts, as at TorchServe
+    batch.ids.append(values[0].decode())
+    batch.headers.append(fields)
     batch.rows.append(row)
     return at, True
 
 
-def _read_value(data: bytearray, at: int) -> Tuple[Optional[bytearray], int]:
-    size = _read_int(data, at)[0]
-    at += 4
-    if size < 0:
-        if size != END:
-            raise ValueError(f"a length of {size}")
-        return None, at
-    end = at + size
-    if end > len(data):
-        raise _Short(end - len(data))
-    return data[at:end], end
+def _read_values(data: bytearray, at: int, most: int = -1) -> Tuple[List[bytearray], int]:
+    """Return the values from ``at`` to the end of their list, or the first ``most`` of them, and where they end."""
+    values: List[bytearray] = []
+    length = len(data)
+    while len(values) != most:
+        start = at + 4
+        if start > length:
+            raise _Short(start - length)
+        size = _read_int(data, at)[0]
+        if size < 0:
+            if size != END:
+                raise ValueError(f"a length of {size}")
+            return values, start
+        at = start + size
+        if at > length:
+            raise _Short(at - length)
+        values.append(data[start:at])
+    return values, at
 
 
-def _whole(value: Optional[bytearray]) -> bytearray:
-    if value is None:
-        raise ValueError("a list ends within an element")
-    return value
-
-
-def _text(value: Optional[bytearray]) -> str:
-    return _whole(value).decode()
-
-
-def _decode(value: Optional[bytearray], content_type: str) -> Any:
+def _decode(value: bytearray, content_type: str) -> Any:
     """Return a field's value as TorchServe decodes it: JSON and texts, and the bytes where they are none."""
-    whole = _whole(value)
     try:
         if content_type == "application/json":
-            return json.loads(whole.decode("utf-8"))
-        return whole.decode("utf-8") if content_type.startswith("text") else whole
+            return json.loads(value.decode("utf-8"))
+        return value.decode("utf-8") if content_type.startswith("text") else value
     except Exception:
-        return whole
+        return value
 
 
 def encode_answers(

@@ -63,11 +63,13 @@ class ImageClassifier(Handler):
     ) -> None:
         super().__init__(settings, buckets, folder)
         self.image = ImageSettings(**{**settings, "labels": tuple(settings["labels"])})
-        # (x / 255 - mean) / std as one multiplication and one addition for each channel.
-        std = torch.tensor(self.image.std, dtype=torch.float32).reshape(1, 3, 1, 1)
-        mean = torch.tensor(self.image.mean, dtype=torch.float32).reshape(1, 3, 1, 1)
-        self._scale, self._shift = 1 / (255 * std), -mean / std
         self._size = (self.inputs[0].shape[2], self.inputs[0].shape[3])
+        self._dtype: torch.dtype = getattr(torch, self.inputs[0].dtype)
+        # (x / 255 - mean) / std as one multiplication and one addition, for each value of a row of pixels: over the
+        # three channels alone torch's innermost loop would have three steps.
+        std = torch.tensor(self.image.std, dtype=torch.float32).repeat(self._size[1])
+        mean = torch.tensor(self.image.mean, dtype=torch.float32).repeat(self._size[1])
+        self._scale, self._shift = 1 / (255 * std), -mean / std
 
     @classmethod
     def check_settings(cls, settings: Dict[str, Any], inputs: Sequence[TensorSpec]) -> List[str]:
@@ -106,10 +108,10 @@ class ImageClassifier(Handler):
         return (images.resize_to(image, self._size, crop_share=self.image.crop_share),)
 
     def collate(self, samples: Sequence[Tuple[Any, ...]]) -> Tensors:
-        """Return pictures as one normalised float32 tensor of shape (N, 3, height, width)."""
-        pixels = torch.from_numpy(np.stack([sample[0] for sample in samples]))
-        normalised = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self._scale).add_(self._shift)
-        return (normalised.contiguous().to(getattr(torch, self.inputs[0].dtype)),)
+        """Return pictures as one normalised tensor of shape (N, 3, height, width), channels last in memory."""
+        pictures = torch.from_numpy(np.stack([sample[0] for sample in samples]))
+        rows = pictures.to(torch.float32).reshape(-1, 3 * self._size[1]).mul_(self._scale).add_(self._shift)
+        return (rows.view(pictures.shape).permute(0, 3, 1, 2).to(self._dtype),)
 
     def activate(self, outputs: Tensors) -> Tensors:
         """Return probabilities, float32 of shape (N, labels)."""
@@ -133,10 +135,10 @@ class ImageClassifier(Handler):
 
     def _rank(self, outputs: Tensors, count: int) -> Dict[str, float]:
         values: List[float] = outputs[0].tolist()
-        if not all(math.isfinite(value) for value in values):
+        if not math.isfinite(sum(values)):
             raise ModelError("the model gave a probability that is not a number for this picture")
-        best = sorted(range(len(values)), key=lambda index: (-values[index], index))[:count]
-        return {self.image.labels[index]: values[index] for index in best}
+        labels = self.image.labels
+        return {labels[index]: values[index] for index in find_largest(values, count)}
 
     def as_tensors(self, answers: Sequence[Any]) -> List[Dict[str, Any]]:
         """Return answers as two KServe v2 tensors of shape (N, top_k): labels and probabilities."""
@@ -169,6 +171,19 @@ class ImageClassifier(Handler):
             box = images.find_crop(image.size, self._size, crop_share=self.image.crop_share)
             return Encoded(PNG, draw_heat_map(image, explanation.values.reshape(features.grid), box))
         return present_grid(explanation, features)
+
+
+def find_largest(values: Sequence[float], count: int) -> List[int]:
+    """Return the places of the ``count`` largest values, largest first; of equal ones the first.
+
+    >>> find_largest([0.1, 0.4, 0.1, 0.4], 3)
+    [1, 3, 0]
+    """
+    places: Sequence[int] = range(len(values))
+    if len(values) > 8 * count:  # a thousand classes: most are out of the question
+        array = np.array(values)
+        places = np.flatnonzero(array >= np.partition(array, -count)[-count]).tolist()
+    return sorted(places, key=values.__getitem__, reverse=True)[:count]
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -14,6 +14,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # How the formats begin, to tell a broken picture (400) from something else (415).
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM")
 _WHITE = (255, 255, 255)
+# Where Pillow looks for a rotation: EXIF blocks, those of ImageMagick in PNG files, and XMP.
+_ROTATION_NOTES = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 # A table rather than arithmetic: a picture of 40 megapixels would take hundreds of MB as floating point numbers.
 _SIXTEEN_TO_EIGHT = (np.arange(65536) / 257).round().astype(np.uint8)
 
@@ -58,9 +60,9 @@ def resize_to(image: Image.Image, size: Tuple[int, int], *, crop_share: float) -
     """
     height, width = size
     if (image.width, image.height) == (width, height) and crop_share == 1.0:
-        return np.asarray(image)
+        return _as_array(image)
     box = find_crop((image.width, image.height), size, crop_share=crop_share)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return _as_array(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def find_crop(
@@ -74,6 +76,11 @@ def find_crop(
     return (left, top, left + box_width, top + box_height)
 
 
+def _as_array(image: Image.Image) -> np.ndarray:
+    # What numpy.asarray does as well, by way of a dictionary that describes the picture.
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
+
+
 def _check_pixels(image: Image.Image, most_pixels: int) -> None:
     if image.width * image.height > most_pixels:
         raise TooLarge(
@@ -83,6 +90,8 @@ def _check_pixels(image: Image.Image, most_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if not _ROTATION_NOTES.intersection(image.info):
+        return image  # looking for a rotation takes longer than all else that is done to a small picture here
     try:
         return ImageOps.exif_transpose(image) or image
     except Exception:  # a broken EXIF block spoils only the hint how to turn the picture

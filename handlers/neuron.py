@@ -233,7 +233,7 @@ def make_runner(
 
     def run(*tensors: torch.Tensor) -> Outputs:
         with torch.inference_mode():
-            return as_tuple(call(*tensors))
+            return as_tuple(call(*(tensor.contiguous() for tensor in tensors)))
 
     return run
 

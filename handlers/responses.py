@@ -1,7 +1,8 @@
 """What a client accepts, and answers that are no JSON."""
 
+import functools
 import io
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from handlers.payloads import Encoded
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
 
 
-def choose_type(accept: Optional[str], offered: Sequence[str]) -> Tuple[str, Dict[str, str]]:
+@functools.lru_cache(maxsize=256)  # clients send few headers, each thousands of times
+def choose_type(accept: Optional[str], offered: Tuple[str, ...]) -> Tuple[str, Mapping[str, str]]:
     """Return which of the ``offered`` types an ``Accept`` header prefers, and the parameters it names with it.
 
     The first that is offered stands for no header and for ``*/*``. Parameters are what follows a type, without its

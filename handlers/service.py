@@ -5,6 +5,7 @@ while a worker dies and restarts. Where waiting can help (no free core), it trie
 """
 
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -27,6 +28,9 @@ EMULATED_HEADER = "X-Neuron-Emulated"  # of every answer that no chip computed; 
 ARRIVAL_HEADER = "x-request-start"  # of a proxy in front: when the request reached it
 RANDOM_HEADER = "X-Random-Weights"  # of every answer of a model that was never trained
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts to start; doubled each time
+_HEADERS = ("describe", "explain", "accept", "content-type", ARRIVAL_HEADER)  # those that are read here
+_HEADER_LENGTHS = tuple(len(name) for name in _HEADERS)
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _REASONS = {400: "Bad Request", 406: "Not Acceptable", 413: "Payload Too Large", 415: "Unsupported Media Type"}
 _REASONS.update({500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"})
 
@@ -123,7 +127,7 @@ class Service:
         described: Set[int] = set()
         now = time.time()
         for index, row in enumerate(rows):
-            headers = _read_headers(context, index)
+            headers, types = read_headers(context.get_all_request_header(index) or {})
             if headers.get("describe") == "True":
                 answers[index] = self.describe()
                 described.add(index)
@@ -132,7 +136,7 @@ class Service:
                 self.metrics.count_wait(headers[ARRIVAL_HEADER], now)
             try:
                 wanted = explained if headers.get("explain") == "True" else payloads
-                wanted[index] = self._read(row, headers)
+                wanted[index] = self._read(row, headers, types)
             except KitError as exc:
                 answers[index] = exc
             except Exception as exc:  # whatever one client sent, its neighbours are to be answered
@@ -140,14 +144,16 @@ class Service:
                 answers[index] = ModelError(f"the request cannot be read ({type(exc).__name__})")
         return payloads, explained, described
 
-    def _read(self, row: Mapping[str, Any], headers: Mapping[str, Any]) -> Payload:
+    def _read(self, row: Mapping[str, Any], headers: Mapping[str, str], types: Mapping[str, str]) -> Payload:
         if self.worker is None:
             # Without the traceback of earlier times, which grows with each raise and keeps those requests in memory.
             raise (self.fault or CannotServe("the worker is still starting")).with_traceback(None)
         handler, explain = self.worker.handler, headers.get("explain") == "True"
         offered = handler.explanation_types if explain else (JSON, NPY)
         accept, wished = choose_type(headers.get("accept"), offered)
-        payload = handler.read(row, _content_types(headers))
+        payload = handler.read(row, types)
+        if not wished and accept == payload.accept:
+            return payload
         parameters = {**pick_parameters(wished, handler.parameters), **payload.parameters}
         return dataclasses.replace(payload, parameters=parameters, accept=accept)
 
@@ -182,6 +188,9 @@ class Service:
         self.worker, self.fault, self.ready_since = worker, None, time.time()
         place = make_place(worker.lease.cores, worker.variant.target, worker.variant.emulated)
         self.metrics.set_serving(place, seconds=worker.seconds, golden=bool(worker.record.golden))
+        # What is there now stays for good: a full collection that looked through torch's objects as well would stop
+        # the worker for tens of milliseconds.
+        gc.freeze()
 
     def _try_start(self) -> None:
         self.attempts += 1
@@ -221,9 +230,8 @@ def _encode(answer: Any, context: Any, index: int) -> Tuple[int, bytes]:
         return 200, answer.body
     if not isinstance(answer, KitError):
         try:
-            text = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             # A client's own id may hold half a surrogate pair, which UTF-8 cannot.
-            body = text.encode("utf-8", "replace")
+            body = _encode_json(answer).encode("utf-8", "replace")
             context.set_response_content_type(index, "application/json")
             return 200, body
         except (ValueError, TypeError) as exc:
@@ -247,16 +255,21 @@ def _forget_frames(error: BaseException) -> None:
         behind = behind.__cause__ or behind.__context__
 
 
-def _read_headers(context: Any, index: int) -> Mapping[str, Any]:
-    """Return a request's headers with lower-case names: TorchServe keeps the client's spelling."""
-    return {str(name).lower(): value for name, value in (context.get_all_request_header(index) or {}).items()}
+def read_headers(sent: Mapping[str, Any]) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """Return those of a request's headers that matter here, and the content type of each of its fields, by name.
 
-
-def _content_types(headers: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the lower-case content type of each field; TorchServe notes it under the field's name."""
-    types = {name: value.get("content-type", "") for name, value in headers.items() if isinstance(value, dict)}
-    types.setdefault("body", str(headers.get("content-type", "")))
-    return {name: str(value).lower() for name, value in types.items()}
+    Names and types are in lower case: TorchServe keeps the client's spelling. It notes a field among the headers, by a
+    dictionary with its content type.
+    """
+    headers: Dict[str, str] = {}
+    types: Dict[str, str] = {}
+    for name, value in sent.items():
+        if isinstance(value, dict):
+            types[name.lower()] = str(value.get("content-type", "")).lower()
+        elif len(name) in _HEADER_LENGTHS and name.lower() in _HEADERS:
+            headers[name.lower()] = str(value)
+    types.setdefault("body", headers.get("content-type", "").lower())
+    return headers, types
 
 
 def _warn(message: str) -> None:

@@ -130,6 +130,8 @@ class Worker:
 
     def _run(self, jobs: List[Job]) -> List[Any]:
         """Return the answers to preprocessed items in their order, a ``KitError`` in place of each that has none."""
+        if not self.variant.modules[0].bucket:
+            return self._run_bucket(self.buckets[0], jobs)
         answers: List[Any] = [None] * len(jobs)
         chosen = [self.find_bucket(job.sample.inputs) for job in jobs]
         for number, bucket in enumerate(self.buckets):
@@ -150,11 +152,13 @@ class Worker:
             inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(padded))
             self._count_waste(inputs, batch if varies else None, stop - start, size)
             self.laps.end(PREPROCESS)
-            raw = tuple(out[: stop - start] for out in bucket.runs[size](*inputs))
+            raw = bucket.runs[size](*inputs)
+            if size > stop - start:
+                raw = tuple(out[: stop - start] for out in raw)
             self.laps.end(MODEL)
-            activated = self.handler.activate(raw)
-            for row, job in enumerate(jobs[start:stop]):
-                answers.append(self._answer(job, tuple(out[row] for out in raw), tuple(out[row] for out in activated)))
+            rows = zip(*(out.unbind() for out in self.handler.activate(raw)))
+            for row, (job, activated) in enumerate(zip(jobs[start:stop], rows)):
+                answers.append(self._answer(job, raw, row, activated))
             self.laps.end(POSTPROCESS)
         return answers
 
@@ -171,17 +175,19 @@ class Worker:
         sizes = "; ".join(str(module.bucket) for module in self.variant.modules[-1:])
         return TooLarge(f"the item fits into no compiled shape: found {found}, the largest holds {sizes}")
 
-    def _answer(self, job: Job, raw: Tensors, activated: Tensors) -> Any:
-        """Return the answer to one item from its rows of the model's outputs and of what ``activate`` made of them."""
+    def _answer(self, job: Job, raw: Tensors, row: int, activated: Tensors) -> Any:
+        """Return the answer to the item in a row of the model's outputs, and what ``activate`` made of that row."""
         form = job.payload.parameters.get("form", "answer")
         try:
-            raw, activated = self._crop(job, raw, raw), self._crop(job, raw, activated)
+            if self.variant.crops:
+                activated = self._crop(job, tuple(out[row] for out in raw), activated)
             if job.payload is _WHOLE:
                 return activated
-            if job.payload.accept == NPY:
-                return self._as_array(form, raw, activated, job.sample.note)
             if form == "raw":
-                return {name: out.tolist() for name, out in zip(self.variant.outputs, raw)}
+                own = tuple(out[row] for out in raw)
+                return self._give_raw(job.payload, self._crop(job, own, own))
+            if job.payload.accept == NPY:
+                return self.handler.as_array(activated, job.sample.note)
             return self.handler.answer(activated, job.sample.note, job.payload.parameters)
         except KitError as exc:
             return exc
@@ -199,9 +205,9 @@ class Worker:
                 cropped[crop.output] = out.narrow(crop.dimension, 0, min(size, out.shape[crop.dimension]))
         return tuple(cropped)
 
-    def _as_array(self, form: str, raw: Tensors, activated: Tensors, note: Any) -> Any:
-        if form != "raw":
-            return self.handler.as_array(activated, note)
+    def _give_raw(self, payload: Payload, raw: Tensors) -> Any:
+        if payload.accept != NPY:
+            return {name: out.tolist() for name, out in zip(self.variant.outputs, raw)}
         if len(raw) > 1:
             return BadRequest(f"the model has {len(raw)} raw outputs, npy holds one array; accept application/json")
         return raw[0].float().numpy() if raw[0].is_floating_point() else raw[0].numpy()

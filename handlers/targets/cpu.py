@@ -106,7 +106,7 @@ def load(path: Path, specs: Sequence[TensorSpec], options: Dict[str, Any]) -> Ca
     # runs of a loaded module, so a module is loaded apart for each shape and warmed up.
     if hasattr(torch.jit, "enable_onednn_fusion"):
         torch.jit.enable_onednn_fusion(True)
-    module = _open(path)
+    call = _open(path).forward  # not the module itself: nobody hooks into it
     plain: List[torch.jit.ScriptModule] = []
 
     def run(*tensors: torch.Tensor) -> Outputs:
@@ -118,7 +118,7 @@ def load(path: Path, specs: Sequence[TensorSpec], options: Dict[str, Any]) -> Ca
             with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 return as_tuple(plain[0](*tensors))
         with torch.inference_mode():
-            return as_tuple(module(*tensors))
+            return as_tuple(call(*tensors))
 
     return run
 

@@ -8,7 +8,7 @@ import torch
 
 from handlers.artifact import TensorSpec
 from handlers.errors import BadRequest, ModelError, UnsupportedType
-from handlers.image_classifier import ImageClassifier
+from handlers.image_classifier import ImageClassifier, find_largest
 from tests.fakes import make_picture
 
 SPEC = TensorSpec("image", "float32", (1, 3, 8, 8))
@@ -120,6 +120,24 @@ def test_the_largest_comes_first_and_equals_keep_the_labels_order():
     """TorchServe's convention, and the same answer on every host."""
     answer = make(top_k=2).postprocess((torch.tensor([0.25, 0.5, 0.25]),))
     assert list(answer.items()) == [("green", 0.5), ("red", 0.25)]
+
+
+@pytest.mark.parametrize(("labels", "count"), [(3, 1), (10, 5), (41, 5), (1000, 5), (1000, 1000)])
+def test_the_largest_of_many_are_those_of_a_full_sort(labels, count):
+    """However many labels there are, and with every value several times."""
+    values = [float(each) for each in np.random.default_rng(labels).integers(0, 20, labels)]
+    expected = sorted(range(labels), key=lambda place: (-values[place], place))[:count]
+    assert find_largest(values, count) == expected
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_pictures_are_normalised_channel_by_channel(step):
+    """As (x / 255 - mean) / std, whatever the order of a picture's bytes in memory."""
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)[:, ::step, ::step]
+    (batch,) = make(mean=mean, std=std).collate([(each,) for each in pictures])
+    expected = ((pictures / 255 - mean) / std).transpose(0, 3, 1, 2)
+    assert np.allclose(batch.numpy(), expected, atol=1e-6)
 
 
 def test_fewer_labels_than_top_k_are_all_given():

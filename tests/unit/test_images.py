@@ -123,6 +123,13 @@ def test_a_camera_rotation_is_carried_out(orientation):
     assert np.array_equal(np.asarray(image), np.asarray(upright))
 
 
+def test_a_rotation_that_only_xmp_notes_is_carried_out():
+    """Some editors write the camera's rotation there and nowhere else."""
+    stored = Image.new("RGB", (4, 2), "red")
+    note = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    assert decode(save_picture(stored, "JPEG", xmp=note)).size == (2, 4)
+
+
 def test_a_broken_exif_block_does_not_spoil_the_picture():
     """Only the hint how to turn the picture is lost."""
     data = save_picture(plain("RGB", RED), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")

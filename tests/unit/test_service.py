@@ -118,6 +118,13 @@ def test_a_content_type_counts_in_any_spelling(ready, name):
     assert top(answer) == "green"
 
 
+def test_a_form_field_named_like_a_header_is_none(ready):
+    """The note that TorchServe leaves on a field "accept" among the headers is not what the client accepts."""
+    headers = [{"accept": {"content-type": "image/png"}}, {"Accept": "*/*", "accept": {"content-type": "text/plain"}}]
+    context, _ = ask(ready, row("red"), row("blue"), headers=headers)
+    assert [code for code, _ in context.statuses] == [200, 200]
+
+
 def test_explanations_and_predictions_come_in_one_batch(ready):
     """TorchServe mixes them; every row of either kind gets its own answer, a broken one its own refusal."""
     headers = [{"explain": "True"}, {"explain": "False"}, {"explain": "True"}, {"explain": "True"}]
