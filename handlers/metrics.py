@@ -79,11 +79,13 @@ class Laps:
         self.seconds = [0.0] * len(STAGES)
         self._last = time.perf_counter()
 
-    def end(self, stage: int) -> None:
-        """Add the time since the last call to a stage."""
+    def end(self, stage: int) -> float:
+        """Add the time since the last call to a stage, and return it."""
         now = time.perf_counter()
-        self.seconds[stage] += now - self._last
+        took = now - self._last
+        self.seconds[stage] += took
         self._last = now
+        return took
 
 
 class Waste:

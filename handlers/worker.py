@@ -8,7 +8,7 @@ import torch
 
 from handlers import cores
 from handlers.artifact import Module, Record, TensorSpec, Variant
-from handlers.batching import choose_bucket, pad_batch, plan_batches
+from handlers.batching import Planner, choose_bucket, pad_batch
 from handlers.errors import BadRequest, KitError, ModelError, TooLarge, name_cause
 from handlers.handler import Handler, Sample, Tensors, as_sample
 from handlers.metrics import MODEL, POSTPROCESS, PREPROCESS, Laps, Waste
@@ -25,6 +25,9 @@ class Bucket:
 
     inputs: Tuple[TensorSpec, ...]  # of its smallest batch; -1 for a dimension that takes any size
     runs: Dict[int, Run]  # compiled batch size -> the loaded module
+
+    def __post_init__(self) -> None:
+        self.planner = Planner(self.runs)
 
 
 @dataclass
@@ -146,16 +149,16 @@ class Worker:
     def _run_bucket(self, bucket: Bucket, jobs: List[Job]) -> List[Any]:
         varies = bool(self.variant.modules[0].bucket)
         answers: List[Any] = []
-        for start, stop, size in plan_batches(len(jobs), sorted(bucket.runs)):
+        for start, stop, size in bucket.planner.plan(len(jobs)):
             batch = [job.sample.inputs for job in jobs[start:stop]]
             padded = [self.handler.pad(each, bucket.inputs) for each in batch] if varies else batch
             inputs = tuple(pad_batch(tensor, size) for tensor in self.handler.collate(padded))
             self._count_waste(inputs, batch if varies else None, stop - start, size)
             self.laps.end(PREPROCESS)
             raw = bucket.runs[size](*inputs)
+            bucket.planner.observe(size, self.laps.end(MODEL))
             if size > stop - start:
                 raw = tuple(out[: stop - start] for out in raw)
-            self.laps.end(MODEL)
             rows = zip(*(out.unbind() for out in self.handler.activate(raw)))
             for row, (job, activated) in enumerate(zip(jobs[start:stop], rows)):
                 answers.append(self._answer(job, raw, row, activated))
@@ -232,11 +235,13 @@ class Worker:
 
 def group_buckets(modules: Sequence[Module], runs: Sequence[Run]) -> List[Bucket]:
     """Return loaded modules by their bucket, in the order of the modules."""
-    found: Dict[Any, Bucket] = {}
+    inputs: Dict[Any, Tuple[TensorSpec, ...]] = {}
+    found: Dict[Any, Dict[int, Run]] = {}
     for module, run in zip(modules, runs):
         key = tuple(sorted(module.bucket.items()))
-        found.setdefault(key, Bucket(module.inputs, {})).runs[module.batch] = run
-    return list(found.values())
+        inputs.setdefault(key, module.inputs)
+        found.setdefault(key, {})[module.batch] = run
+    return [Bucket(inputs[key], by_size) for key, by_size in found.items()]
 
 
 def _unexpected(step: str, exc: BaseException) -> KitError:

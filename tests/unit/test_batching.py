@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.artifact import TensorSpec
-from handlers.batching import choose_bucket, pad_batch, pad_sample, plan_batches
+from handlers.batching import Planner, choose_bucket, pad_batch, pad_sample, plan_batches
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,64 @@ def test_every_item_runs_exactly_once_and_in_order(count, sizes):
     steps = plan_batches(count, sizes)
     assert [n for start, stop, _ in steps for n in range(start, stop)] == list(range(count))
     assert all(stop - start <= size and size in sizes for start, stop, size in steps)
+
+
+def make_planner(seconds: dict[int, float]) -> Planner:
+    planner = Planner(seconds)
+    for size, took in seconds.items():
+        planner.observe(size, took)
+    return planner
+
+
+LINEAR = {1: 0.010, 2: 0.018, 4: 0.034, 8: 0.066}  # a CPU
+FLAT = {1: 0.010, 2: 0.0105, 4: 0.011, 8: 0.012}  # a chip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count", "sizes"),
+    [
+        (LINEAR, 5, [4, 1]),
+        (LINEAR, 6, [4, 2]),
+        (LINEAR, 7, [8]),  # 4, 2 and 1 would save six per cent, which is within the noise of the times
+        (LINEAR, 13, [8, 4, 1]),
+        (FLAT, 5, [8]),
+        (FLAT, 13, [8, 8]),
+        ({1: 0.01, 8: 0.2}, 8, [1] * 8),  # a batch that the processor's cache does not hold
+        ({1: 1e-6, 2: 2e-6, 4: 4e-6, 8: 8e-6}, 5, [8]),  # a model that is nearly free
+    ],
+)
+def test_items_run_in_the_batches_that_are_sooner_done(seconds, count, sizes):
+    """Padding where a larger batch costs little more, further batches where it costs its share."""
+    assert [size for _, _, size in make_planner(seconds).plan(count)] == sizes
+
+
+def test_until_every_size_has_run_the_plain_plan_holds():
+    """A size without a time cannot be compared."""
+    planner = Planner([1, 4])
+    planner.observe(1, 1e-6)
+    assert planner.plan(3) == plan_batches(3, [1, 4])
+
+
+def test_the_shortest_time_of_a_size_counts():
+    """A run that had to share its processor changes nothing, a better one does."""
+    planner = make_planner(FLAT)
+    planner.observe(8, 9.0)
+    assert [size for _, _, size in planner.plan(5)] == [8]
+    planner.observe(1, 1e-4)
+    assert [size for _, _, size in planner.plan(2)] == [1, 1]
+
+
+@given(
+    st.integers(1, 60),
+    st.dictionaries(st.integers(1, 16), st.floats(1e-5, 1.0), min_size=1, max_size=5),
+)
+def test_a_plan_holds_every_item_once_and_is_never_slower_than_the_plain_one(count, seconds):
+    """Whatever times were seen."""
+    steps = make_planner(seconds).plan(count)
+    assert [n for start, stop, _ in steps for n in range(start, stop)] == list(range(count))
+    assert all(0 < stop - start <= size and size in seconds for start, stop, size in steps)
+    took = [sum(seconds[size] + 150e-6 for _, _, size in each) for each in (steps, plan_batches(count, list(seconds)))]
+    assert took[0] <= took[1] * 1.0001
 
 
 @given(st.integers(1, 8), st.integers(0, 8))

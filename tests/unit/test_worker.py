@@ -320,7 +320,7 @@ def test_padding_is_counted():
     assert (worker.waste.computed, worker.waste.padded) == (4, 1)
     worker.answer(plain(8, 1, 5, 7))  # 8 and 5 together, 7 alone, in the bucket of eight; 1 in that of four
     assert (worker.waste.computed, worker.waste.padded) == (4 + 16 + 8 + 4, 1 + 3 + 1 + 3)
-    worker.buckets[0].runs.pop(1)
+    worker.buckets[0] = Bucket(worker.buckets[0].inputs, {2: measure_rows})
     worker.answer(plain(4))  # in a batch of two, which repeats it
     assert (worker.waste.computed, worker.waste.padded) == (32 + 8, 8 + 4)
     assert worker.waste.share == pytest.approx(12 / 40)
