@@ -23,6 +23,10 @@ ENGINE ?=
 WHEELS ?=
 MINUTES ?= 20
 LOGFILE ?=
+GENERATOR ?=
+CONCURRENCY ?=
+TRITON ?=
+UPDATE ?=
 DATA ?= ../shared/data/cifar10_jpeg.npz
 
 VENV := .venv
@@ -49,7 +53,7 @@ ADD := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check --no-
 export MODEL TARGET WEIGHTS FILE LOGFILE DATA SERVER TRUSTED KEY BASE TAG ENGINE WHEELS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv mar trace check inspect predict serve stop status plan doctor sign verify image bench soak test test-long test-containers lint format train evaluate bench-forms metrics-cost clean
+.PHONY: help venv mar trace check inspect predict serve stop status plan doctor sign verify image bench bench-gate soak test test-long test-containers lint format train evaluate bench-forms metrics-cost clean
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -114,8 +118,12 @@ image: venv ## build a container image with MODELS= in it, by podman, docker or 
 	@$(RUN) image $(MODELS) $(if $(TARGET),--target "$$TARGET") $(if $(BASE),--base "$$BASE") $(if $(TAG),--tag "$$TAG") \
 	  $(if $(ENGINE),--engine "$$ENGINE") $(if $(WHEELS),--wheels "$$WHEELS") $(GIVEN)
 
-bench: venv ## measure MODEL= beside TorchServe as shipped and beside no server, in one run; reports in build/bench (PORT=, WORKERS=)
-	@$(RUN) bench "$$MODEL" $(CHIP) $(GIVEN) $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)")
+bench: venv ## measure MODEL= beside TorchServe as shipped and no server, in one run; reports in build/bench (GENERATOR=wrk, TRITON=, ...)
+	@$(RUN) bench "$$MODEL" $(CHIP) $(GIVEN) $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)") \
+	  $(if $(GENERATOR),--generator "$(GENERATOR)") $(if $(CONCURRENCY),--concurrency "$(CONCURRENCY)") $(if $(TRITON),--triton "$(TRITON)")
+
+bench-gate: venv ## compare the ratios of both reference jobs with benchmarking/baseline.json; status 1 if one is worse (UPDATE=1, PORT=)
+	@$(RUN) bench-gate $(if $(filter-out 0,$(UPDATE)),--update) $(if $(PORT),--port "$(PORT)")
 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

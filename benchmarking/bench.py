@@ -1,24 +1,30 @@
 """The benchmark: the kit, TorchServe as shipped, and no server at all, in turn, in one run."""
 
+import math
 import platform
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
-from benchmarking.figures import Interval, interval, ratio
-from benchmarking.limit import Limit, measure_limit
-from benchmarking.measuring import Sample, measure
+from benchmarking.bare import measure_bare, read_peak_mb
+from benchmarking.limit import measure_limit
+from benchmarking.measuring import measure
+from benchmarking.outcome import OPEN_SHARE, OWN_GENERATOR, Outcome
 from benchmarking.prices import Price
+from benchmarking.steps import Steps
 from benchmarking.systems import STOCK_BATCH, Running, run_kit, run_stock
+from benchmarking.triton import run_triton
+from benchmarking.wrk import find_wrk
 from handlers.artifact import Record
 from serving.host import count_processors
 
-OPEN_SHARE = 0.7  # of the highest rate of a closed loop, at which the tail of latencies is looked at
 _OPEN_CONNECTIONS = 256  # so many requests can be on their way at once; more wait, and are charged for it
+_STEADY = 1.1  # highest of three rates over the lowest
 Progress = Callable[[str], None]
 
 
@@ -28,55 +34,17 @@ class BenchPlan:
 
     archive: Path
     record: Record
-    model: str  # name or path of the recipe, for the stock way; "" leaves that out
+    model: str  # name or path of the recipe, for the peers; "" leaves them out
     port: int
     concurrencies: Sequence[int] = (1, 16, 64)
     seconds: float = 5.0  # of each run of load
     rounds: int = 3  # turns that each system has
     workers: int = 0  # of the kit; 0: one for each processor
     price: Price | None = None
-
-
-@dataclass
-class Outcome:
-    """All that was measured."""
-
-    model: str
-    version: str
-    target: str
-    emulated: bool
-    machine: str
-    day: str  # ISO 8601
-    price: Price | None
-    samples: list[Sample] = field(default_factory=list)
-    open_samples: list[Sample] = field(default_factory=list)  # of open loops
-    limits: list[Limit] = field(default_factory=list)
-    start_seconds: dict[str, list[float]] = field(default_factory=dict)  # by system: launch to first right answer
-
-    def systems(self) -> list[str]:
-        """Return the systems in the order in which they were measured."""
-        return list(dict.fromkeys(sample.system for sample in self.samples))
-
-    def rates(self, system: str, concurrency: int) -> list[float]:
-        """Return the rates of a system's rounds."""
-        found = [each for each in self.samples if (each.system, each.concurrency) == (system, concurrency)]
-        return [each.rate for each in found]
-
-    def ratios(self) -> dict[str, Interval]:
-        """Return the figures that hold on another machine too: the kit over what it is compared with."""
-        found: dict[str, Interval] = {}
-        for concurrency in dict.fromkeys(sample.concurrency for sample in self.samples):
-            mine = self.rates("kit", concurrency)
-            stock = [self.rates(system, concurrency) for system in self.systems() if system != "kit"]
-            if stock:
-                found[f"rate over the better stock server, {concurrency} at a time"] = ratio(mine, _best(stock))
-            if concurrency > 1:
-                limits = [each.rate for each in self.limits]
-                found[f"rate over no server at all, {concurrency} at a time"] = ratio(mine, limits)
-        tails = [each.latency_ms["99"] / each.latency_ms["50"] for each in self.open_samples if each.system == "kit"]
-        if tails:
-            found[f"p99 over p50 at {OPEN_SHARE:.0%} of the highest rate"] = interval(tails)
-        return found
+    stock: bool = True  # TorchServe as shipped is measured too
+    triton: Path | None = None  # Triton too: the interpreter of an environment with nvidia-pytriton
+    warm_up: int = 8  # runs of load at most before a system is measured
+    by_wrk: bool = False  # closed loops are driven by wrk instead of the own generator
 
 
 def run_bench(plan: BenchPlan, *, progress: Progress) -> Outcome:
@@ -90,35 +58,82 @@ def run_bench(plan: BenchPlan, *, progress: Progress) -> Outcome:
         machine=f"{platform.machine()}, {count_processors()} processors, Python {platform.python_version()}",
         day=date.today().isoformat(),
         price=plan.price,
+        generator=find_wrk() if plan.by_wrk else OWN_GENERATOR,
+        batch_size=max(module.batch for module in variant.modules),
+        rounds=plan.rounds,
+        seconds=plan.seconds,
     )
     with tempfile.TemporaryDirectory(prefix="bench-") as name, zipfile.ZipFile(plan.archive) as opened:
         folder = Path(name)
         opened.extractall(folder)
         requests = [((folder / each.file).read_bytes(), each.content_type) for each in plan.record.golden]
+        steps = Steps(_count_steps(plan), progress)
         for turn in range(plan.rounds):
+            where = f"round {turn + 1} of {plan.rounds}: "
             for start in _systems(plan):
                 with start as running:
-                    progress(f"round {turn + 1} of {plan.rounds}: {running.name}")
-                    _measure_system(plan, running, requests, outcome)
-            progress(f"round {turn + 1} of {plan.rounds}: no server")
+                    _measure_system(plan, running, requests, outcome, partial(_begin, steps, where))
+            steps.begin(f"{where}no server")
             processes = plan.workers or count_processors()
             outcome.limits.append(measure_limit(folder, processes=processes, seconds=plan.seconds, batch=STOCK_BATCH))
+            bare = measure_bare(folder)
+            outcome.bare_mb += [bare] if bare else []
     return outcome
 
 
 def _systems(plan: BenchPlan) -> Iterator[AbstractContextManager[Running]]:
     yield run_kit(plan.archive, plan.record, plan.port, workers=plan.workers)
-    for workers in (1, 2) if plan.model else ():
-        yield run_stock(plan.model, plan.port, workers=workers)
+    if plan.model and plan.stock:
+        for workers in (1, 2):
+            yield run_stock(plan.model, plan.port, workers=workers)
+    if plan.model and plan.triton:
+        for instances in (1, 2):
+            yield run_triton(plan.model, plan.port, python=plan.triton, instances=instances)
 
 
-def _measure_system(plan: BenchPlan, running: Running, requests: list[tuple[bytes, str]], outcome: Outcome) -> None:
+def _begin(steps: Steps, where: str, what: str) -> None:
+    steps.begin(where + what)
+
+
+def _count_steps(plan: BenchPlan) -> int:
+    peers = 2 * (plan.stock + bool(plan.triton)) if plan.model else 0
+    return plan.rounds * ((1 + peers) * (len(plan.concurrencies) + 2) + 1)
+
+
+def _warm_up(plan: BenchPlan, running: Running, requests: list[tuple[bytes, str]]) -> int:
+    """Load a server until its rate is steady, and return how many runs that took.
+
+    A JVM compiles what it runs often: for the first 50,000 requests or so that takes more processor time than the
+    requests do. Steady means that the last three runs are close together, as perf_analyzer's rule has it.
+    """
+    rates: list[float] = []
+    most = max(plan.concurrencies)
+    while len(rates) < plan.warm_up and not is_steady(rates):
+        rates.append(measure(running, plan.record, requests, seconds=plan.seconds, concurrency=most).rate)
+    return len(rates)
+
+
+def is_steady(rates: Sequence[float]) -> bool:
+    """Return whether the last three rates lie within ten per cent of one another."""
+    last = rates[-3:]
+    return len(last) == 3 and max(last) <= _STEADY * min(last)
+
+
+def _measure_system(
+    plan: BenchPlan, running: Running, requests: list[tuple[bytes, str]], outcome: Outcome, begin: Progress
+) -> None:
     outcome.start_seconds.setdefault(running.name, []).append(running.seconds)
+    begin(f"{running.name}, warm-up")
+    outcome.warm_up_runs.setdefault(running.name, []).append(_warm_up(plan, running, requests))
     highest = 0.0
     for concurrency in plan.concurrencies:
-        sample = measure(running, plan.record, requests, seconds=plan.seconds, concurrency=concurrency)
+        begin(f"{running.name}, {concurrency} at a time")
+        sample = measure(
+            running, plan.record, requests, seconds=plan.seconds, concurrency=concurrency, by_wrk=plan.by_wrk
+        )
         outcome.samples.append(sample)
         highest = max(highest, sample.rate)
+    begin(f"{running.name}, open loop")
     if highest:
         outcome.open_samples.append(
             measure(
@@ -130,8 +145,5 @@ def _measure_system(plan: BenchPlan, running: Running, requests: list[tuple[byte
                 rate=highest * OPEN_SHARE,
             )
         )
-
-
-def _best(runs: list[list[float]]) -> list[float]:
-    """Return the best of each round."""
-    return [max(each) for each in zip(*runs, strict=True)]
+    peaks = [read_peak_mb(each.pid) or math.nan for each in running.workers()]
+    outcome.peak_mb.setdefault(running.name, []).append(max(peaks, default=math.nan))

@@ -11,11 +11,17 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A median with the interval that 95 % of resampled medians fall into."""
+    """A median with the interval that 95 % of resampled medians fall into.
+
+    Resampling knows only the runs that there were: the interval of ``runs`` values never reaches beyond them, holds the
+    true median with a probability of at most 1 - 2 * 0.5 ** runs (75 % at three, 94 % at five), and of one value is
+    that value and says nothing.
+    """
 
     value: float
     low: float
     high: float
+    runs: int = 0  # values that it is made from
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -31,12 +37,16 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """Return the median of values and its bootstrap interval (Efron 1979, percentile method, 2,000 resamples)."""
+    """Return the median of values and its bootstrap interval (Efron 1979, percentile method, 2,000 resamples).
+
+    A value that is no number, such as the latency of a server that refused everything, is left out.
+    """
+    values = [each for each in values if math.isfinite(each)]
     if not values:
         return Interval(math.nan, math.nan, math.nan)
     chance = random.Random(seed)  # noqa: S311  no secret
     medians = [median(chance.choices(values, k=len(values))) for _ in range(_RESAMPLES)]
-    return Interval(median(values), percentile(medians, 2.5), percentile(medians, 97.5))
+    return Interval(median(values), percentile(medians, 2.5), percentile(medians, 97.5), len(values))
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> Interval:

@@ -1,14 +1,21 @@
-"""The limit that a server is compared with: an archive's own code, one process on each core, and no server at all.
+"""No server at all, the limit that a server is compared with: an archive's own code on each core, called in a loop.
 
     python -m benchmarking.limit FOLDER --seconds 5 --batch 8
 
-One such process takes the unpacked archive in FOLDER through the start of a worker and then calls the service with
-batches of golden requests, as TorchServe would. It prints a line of JSON when it is ready, begins at a line on standard
-input, and prints its figures.
+What is measured, exactly: as many processes as the kit's server has workers (one for each processor). Each takes the
+unpacked archive in FOLDER through the start of a worker (core leased and bound to, modules warmed up, golden requests
+checked) and then calls ``Service.handle``, one call after another, with a full batch of golden requests. Their bodies
+lie in memory as bytes; reading them, decoding pictures, preprocessing, collating, the model, postprocessing and
+encoding answers as JSON bytes are all in. Left out are: HTTP, TCP, the JVM, the queue and the wait for a batch to fill,
+the socket between TorchServe and its worker and the reading of what comes over it. No load generator runs meanwhile:
+a server shares its cores with one, the limit has them alone, so that a server can hardly reach it.
+
+One such process prints a line of JSON when it is ready, begins at a line on standard input, and prints its figures.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +26,10 @@ from statistics import median
 from typing import Any
 
 from handlers.service import Service
+from serving.errors import ServerError
 from tracing.clean_run import StandInContext
+
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -27,26 +37,30 @@ class Limit:
     """What the cores do when nobody stands between them and the requests."""
 
     rate: float  # requests a second, all cores together, in full batches
-    alone_seconds: float  # median time of a batch of one request
-    model_seconds: float  # of a request in a full batch: the model alone, one core
+    alone_seconds: float  # median time of a batch of one request, from its body to its encoded answer
+    model_seconds: float  # of a request in a full batch: the compiled module alone, one core
+    processes: int = 1  # that ran at the same time; each was busy throughout
 
 
 def measure_limit(folder: Path, *, processes: int, seconds: float, batch: int) -> Limit:
-    """Return the limit of the archive unpacked in ``folder``; raise ``RuntimeError`` if a process fails."""
+    """Return the limit of the archive unpacked in ``folder``; raise ``ServerError`` if a process fails."""
     command = [
         sys.executable,
         "-m",
         "benchmarking.limit",
-        str(folder),
+        str(folder.resolve()),
         "--seconds",
         str(seconds),
         "--batch",
         str(batch),
     ]
-    running = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
-    ]
+    # From the archive's folder its own handlers are imported, not those of the kit, as in a worker.
+    environment = {**os.environ, "PYTHONPATH": f"{folder.resolve()}{os.pathsep}{_ROOT}"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}  # Any: Popen's own
+    running: list[subprocess.Popen[str]] = []
     try:
+        for _ in range(processes):
+            running.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
         for each in running:
             _read_line(each)
         for each in running:
@@ -60,6 +74,7 @@ def measure_limit(folder: Path, *, processes: int, seconds: float, batch: int) -
         rate=sum(each["requests"] / each["seconds"] for each in figures),
         alone_seconds=median(each["alone_seconds"] for each in figures),
         model_seconds=median(each["model_seconds"] for each in figures),
+        processes=processes,
     )
 
 
@@ -67,7 +82,7 @@ def _read_line(process: "subprocess.Popen[str]") -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"a process of the limit ended with status {process.wait()}; its words are above")
+        raise ServerError(f"a process of the limit ended with status {process.wait()}; its words are above")
     found: dict[str, Any] = json.loads(line)
     return found
 
@@ -84,7 +99,6 @@ def _main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
-    sys.path.insert(0, str(options.folder))  # the archive's own handler, as in a worker
     service = Service(options.folder)
     service.initialize()
     if service.worker is None:
@@ -96,7 +110,8 @@ def _main() -> int:
     picked = [index % len(rows) for index in range(options.batch)]
     full, full_headers = [rows[each] for each in picked], [headers[each] for each in picked]
     print(json.dumps({"ready": True}), flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return 1  # who asked has gone
     began, batches = time.perf_counter(), 0
     while time.perf_counter() - began < options.seconds:
         _run(service, full, full_headers, options.folder)

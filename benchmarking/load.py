@@ -15,13 +15,13 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _READ = 65536  # bytes
 _END_OF_HEAD = b"\r\n\r\n"
-_LENGTH = b"content-length:"
+_LENGTH = b"\r\ncontent-length:"  # not the end of another header's name
 _MOST_BODIES = 1000  # distinct answers that are kept for each request; a right model has a few
 _STALL = 30.0  # seconds without any answer after which the run ends
 
@@ -39,6 +39,7 @@ class LoadPlan:
     concurrency: int = 1  # connections of a closed loop; most connections of an open one
     rate: float = 0.0  # requests a second of an open loop, at random times (Poisson); 0: closed loop
     seed: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside the usual ones, or in their place
 
 
 @dataclass
@@ -220,14 +221,27 @@ class _Generator:
         self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
 
+def make_headers(plan: LoadPlan, content_type: str) -> dict[str, str]:
+    """Return what a usual client sends, a browser or the requests library: nine headers with Host and the length.
+
+    Those of the plan are added, or take their place.
+    """
+    return {
+        "User-Agent": "torchserve-neuron-bench/1.0",
+        "Accept": "*/*",
+        "Accept-Encoding": "gzip, deflate",
+        "Connection": "keep-alive",
+        "Cache-Control": "no-cache",
+        "Content-Type": content_type,
+        "X-Client": "bench",
+        **plan.headers,
+    }
+
+
 def _encode(plan: LoadPlan, body: bytes, content_type: str) -> bytes:
-    """Return a request as a usual client sends it: nine headers, as a browser or the requests library."""
-    head = (
-        f"POST {plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{plan.port}\r\nUser-Agent: torchserve-neuron-bench/1.0\r\n"
-        "Accept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nCache-Control: no-cache\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\nX-Client: bench\r\n\r\n"
-    )
-    return head.encode() + body
+    lines = [f"POST {plan.path} HTTP/1.1", f"Host: 127.0.0.1:{plan.port}"]
+    lines += [f"{name}: {value}" for name, value in make_headers(plan, content_type).items()]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
 def _content_length(head: bytes) -> int:
@@ -236,8 +250,7 @@ def _content_length(head: bytes) -> int:
     at = lowered.find(_LENGTH)
     if at < 0:
         raise ValueError("an answer without Content-Length, which this client does not read")
-    end = lowered.find(b"\r\n", at)
-    return int(lowered[at + len(_LENGTH) : end if end >= 0 else None])
+    return int(lowered[at + len(_LENGTH) :].split(b"\r\n", 1)[0])
 
 
 def to_json(result: LoadResult) -> dict[str, Any]:

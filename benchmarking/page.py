@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarking.bench import Outcome
-from benchmarking.report import to_markdown
+from benchmarking.outcome import KIT, Outcome
+from benchmarking.report import number, to_markdown
 
 _COLOURS = ("#1b6ca8", "#c8553d", "#e0a030", "#588157", "#6d597a")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 320, 64, 40  # pixels
@@ -21,7 +21,7 @@ _STYLE = (
 def to_page(outcome: Outcome) -> str:
     """Return the page."""
     title = html.escape(f"{outcome.model} {outcome.version} for {outcome.target}, {outcome.day}")
-    plots = _plot_latency(outcome) + _plot_split(outcome)
+    plots = _plot_latency(outcome) + _plot_fill(outcome) + _plot_split(outcome)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>"
@@ -34,8 +34,8 @@ def _plot_latency(outcome: Outcome) -> str:
     series = {}
     for system in outcome.systems():
         points = []
-        for concurrency in dict.fromkeys(each.concurrency for each in outcome.samples):
-            group = [each for each in outcome.samples if (each.system, each.concurrency) == (system, concurrency)]
+        for concurrency in outcome.concurrencies():
+            group = outcome.group(system, concurrency)
             values = [(each.rate, each.latency_ms["50"], each.latency_ms["99"]) for each in group]
             points.append(tuple(median(column) for column in zip(*values, strict=True)))
         series[system] = points
@@ -75,12 +75,47 @@ def _plot_latency(outcome: Outcome) -> str:
     return f"<h2>Latency against throughput</h2>{_drawing(parts, _HEIGHT)}"
 
 
+def _plot_fill(outcome: Outcome) -> str:
+    """Mean requests in a batch of the kit's server against requests at a time, on a logarithmic axis; p50 beside it."""
+    rows = []
+    for concurrency in sorted(outcome.concurrencies()):
+        latency = median(each.latency_ms["50"] for each in outcome.group(KIT, concurrency))
+        rows.append((concurrency, outcome.fill(concurrency).value, latency))
+    known = [each for each in rows if each[1] > 0]
+    if not known:
+        return ""  # a server whose metrics do not tell
+    most = max(outcome.batch_size, *(fill for _, fill, _ in known))
+    doublings = math.log2(max(known[-1][0], 2))
+
+    def x(concurrency: int) -> float:
+        return _LEFT + math.log2(concurrency) / doublings * (_WIDTH - _LEFT - 80)
+
+    def y(fill: float) -> float:
+        return _HEIGHT - _BOTTOM - fill / most * (_HEIGHT - _BOTTOM - 40)
+
+    parts = [
+        _text(_WIDTH / 2, _HEIGHT - 6, "requests at a time"),
+        _text(_LEFT, 12, "mean requests in a batch of the kit; beside each point p50, ms", "start"),
+    ]
+    for level in range(0, math.ceil(most) + 1, max(1, math.ceil(most) // 8)):
+        height = f'y1="{y(level):.0f}" y2="{y(level):.0f}"'
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 20}" {height} stroke="#ddd"/>')
+        parts.append(_text(_LEFT - 6, y(level) + 4, str(level), "end"))
+    line = " ".join(f"{x(at):.1f},{y(fill):.1f}" for at, fill, _ in known)
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{_COLOURS[0]}"/>')
+    for at, fill, latency in known:
+        parts.append(f'<circle cx="{x(at):.1f}" cy="{y(fill):.1f}" r="4" fill="{_COLOURS[0]}"/>')
+        parts.append(_text(x(at), _HEIGHT - 24, str(at)))
+        parts.append(_text(x(at) + 8, y(fill) - 8, number(latency), "start", _COLOURS[0]))
+    return f"<h2>Batch fill against load</h2>{_drawing(parts, _HEIGHT)}"
+
+
 def _plot_split(outcome: Outcome) -> str:
     """The processor time of an answer: a bar for each system at the highest concurrency."""
     highest = max((each.concurrency for each in outcome.samples), default=0)
     rows = []
     for system in outcome.systems():
-        group = [each for each in outcome.samples if (each.system, each.concurrency) == (system, highest)]
+        group = outcome.group(system, highest)
         costs = [(each.server_ms, each.worker_ms) for each in group]
         rows.append((system, *(median(column) for column in zip(*costs, strict=True))))
     model = median(each.model_seconds for each in outcome.limits) * 1e3 if outcome.limits else 0.0

@@ -8,9 +8,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -30,6 +30,7 @@ STOCK_BATCH = 8  # requests that one batch holds at most, in every system
 _STOCK_DELAY = 5  # milliseconds that TorchServe's examples wait for a batch to fill
 _PATIENCE = 120.0  # seconds for a server to be ready
 _ROOT = Path(__file__).resolve().parent.parent
+_WORKERS = ("model_service_worker.py", "triton_python_backend_stub")  # TorchServe's, Triton's
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,18 @@ class Running:
     name: str
     port: int  # of inference; management and metrics follow
     path: str  # of predictions
-    server: psutil.Process  # the JVM
+    server: psutil.Process  # the JVM, or the peer's own
     logs: Path  # the folder that the server logs to
     seconds: float  # from the launch to the first right answer
+    headers: Mapping[str, str] = field(default_factory=dict)  # that its requests need beside the usual ones
+    decode: Callable[[bytes], bytes] = bytes  # from an answer's body to its JSON; raises ValueError
 
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes that live."""
         found = []
         for each in self.server.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if any(word.endswith("model_service_worker.py") for word in each.cmdline()):
+                if any(word.endswith(_WORKERS) for word in each.cmdline()):
                     found.append(each)
         return found
 
@@ -94,12 +97,12 @@ def run_stock(model: str, port: int, *, workers: int) -> Iterator[Running]:
                 end_tree(psutil.Process(process.pid))
 
 
-def _pack_stock(model: str, folder: Path) -> tuple[bytes, str]:
-    """Write ``folder/store/stock.mar``; return a golden request's body and type."""
+def trace_pictures(model: str, folder: Path) -> tuple[bytes, str]:
+    """Write a recipe's classifier as ``model.pt`` and ``settings.json``; return a golden request's body and type."""
     loaded = with_any_weights(load_recipe(model))
     recipe = loaded.recipe
     if recipe.handler != "image_classifier":
-        raise ServerError(f"{model} has the handler {recipe.handler}; the stock comparison is for image classifiers")
+        raise ServerError(f"{model} has the handler {recipe.handler}; the comparison is for image classifiers")
     with importing_from(loaded.folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         shape = [STOCK_BATCH, *(int(size) for size in recipe.inputs[0].shape[1:])]
@@ -110,6 +113,12 @@ def _pack_stock(model: str, folder: Path) -> tuple[bytes, str]:
     settings["mean"] = list(recipe.settings.get("mean", (0, 0, 0)))
     settings["std"] = list(recipe.settings.get("std", (1, 1, 1)))
     (folder / "settings.json").write_text(json.dumps(settings))
+    return (loaded.folder / str(recipe.golden[0])).read_bytes(), "image/png"
+
+
+def _pack_stock(model: str, folder: Path) -> tuple[bytes, str]:
+    """Write ``folder/store/stock.mar``; return a golden request's body and type."""
+    golden = trace_pictures(model, folder)
     config = {"batchSize": STOCK_BATCH, "maxBatchDelay": _STOCK_DELAY}
     (folder / "model-config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
     (folder / "store").mkdir()
@@ -118,7 +127,7 @@ def _pack_stock(model: str, folder: Path) -> tuple[bytes, str]:
     command += ["--handler", str(_ROOT / "benchmarking" / "stock_handler.py"), "--export-path", str(folder / "store")]
     command += ["--extra-files", str(folder / "settings.json"), "--config-file", str(folder / "model-config.yaml")]
     subprocess.run(command, check=True, cwd=folder, capture_output=True)
-    return (loaded.folder / str(recipe.golden[0])).read_bytes(), "image/png"
+    return golden
 
 
 def _launch_stock(folder: Path, port: int, workers: int) -> "subprocess.Popen[bytes]":

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cli import benching, buckets, building, images, planning, serving, signing
+from cli import benching, buckets, building, gating, images, planning, serving, signing
 from handlers.errors import KitError
 
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images.register(subparsers)
     signing.register(subparsers)
     benching.register(subparsers)
+    gating.register(subparsers)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

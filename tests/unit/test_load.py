@@ -1,49 +1,19 @@
 """The load generator: every answer is counted once, and an open loop charges a stalled server for those that waited."""
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from benchmarking.load import LoadPlan, from_json, run_load, to_json
-
-
-class Server(BaseHTTPRequestHandler):
-    """Echoes; stalls, refuses or hangs up where the body says so."""
-
-    protocol_version = "HTTP/1.1"
-    stall_until = 0.0
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if body == b"hang up":
-            self.close_connection = True
-            return
-        time.sleep(max(0.0, type(self).stall_until - time.monotonic()))
-        self.send_response(400 if body == b"bad" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if body == b"bad":
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *words: object) -> None:
-        """Be quiet."""
+from tests.answering import Server, answering
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
     """A server that is there for one test."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        Server.stall_until = 0.0
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with answering() as found:
+        yield found
 
 
 def plan(port: int, *bodies: bytes, **more: object) -> LoadPlan:
