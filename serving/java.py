@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import JavaMissing
+from serving.java_memory import recall, remember
 
 # TorchServe's class files are of level 8, but they call what came with Java 11.
 OLDEST = 11
@@ -49,8 +50,12 @@ def find_java() -> Java:
 def ask_java(command: Path, origin: str) -> Java | None:
     """Return what a ``java`` program says of itself, or None if it does not run.
 
-    Its home is asked for, because a command on PATH may be a link, or a script of a version manager.
+    Its home is asked for, because a command on PATH may be a link, or a script of a version manager. A program that
+    has not changed since is not asked again.
     """
+    known = recall(command)
+    if known is not None:
+        return Java(known[0], known[1], origin)
     try:
         done = subprocess.run(
             [command, "-XshowSettings:properties", "-version"], capture_output=True, text=True, timeout=_PATIENCE
@@ -61,7 +66,9 @@ def ask_java(command: Path, origin: str) -> Java | None:
     version, home = parse_version(said), re.search(r"^\s*java\.home = (.+)$", said, re.MULTILINE)
     if done.returncode != 0 or version is None or home is None:
         return None
-    return Java(Path(home[1].strip()), version, origin)
+    java = Java(Path(home[1].strip()), version, origin)
+    remember(command, java.home, version)
+    return java
 
 
 def parse_version(text: str) -> int | None:

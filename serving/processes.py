@@ -2,13 +2,41 @@
 
 import contextlib
 import signal
+import subprocess
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
 from serving.errors import ServerError
 
 _PATIENCE = 15.0  # seconds between asking a process to end and ending it
+_detached: "list[subprocess.Popen[bytes]]" = []  # that this process started and has not seen end
+
+
+def start_detached(
+    command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None, output: BinaryIO | None = None
+) -> int:
+    """Start a process that outlives this one and its terminal, and return its pid; raise ``OSError``."""
+    collect_detached()
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output or subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    _detached.append(process)
+    return process.pid
+
+
+def collect_detached() -> None:
+    """Let those of the detached processes that have ended go; they would stay as zombies while this process lives."""
+    _detached[:] = [each for each in _detached if each.poll() is None]
 
 
 def end_tree(process: psutil.Process) -> None:
@@ -26,6 +54,7 @@ def end_tree(process: psutil.Process) -> None:
     # Workers end by themselves when their socket closes.
     _signal(_wait(tree, 3), signal.SIGKILL)
     alive = _wait(tree, _PATIENCE)
+    collect_detached()
     if alive:
         raise ServerError(
             f"the processes {', '.join(str(each.pid) for each in alive)} do not end; look at them with ps"

@@ -11,7 +11,10 @@ from serving.requesting import Client, Reply
 from serving.runs import RunFolder, RunState, find_process
 
 Progress = Callable[[str], None]
-_PAUSE = 0.2  # seconds between two looks
+_SHORTEST, _LONGEST = 0.05, 0.2  # seconds between two looks
+_SHARE = (
+    0.02  # of the time waited so far, between these bounds: a look costs 6 ms of processor time, which the workers want
+)
 _TRY = 3.0  # seconds for the management API to answer
 _PATIENCE = 30.0  # seconds for one prediction of a worker that has loaded
 _SAY = 5.0  # seconds between two lines of progress
@@ -62,7 +65,7 @@ def wait_until_ready(
         if time.monotonic() - said >= _SAY:
             said = time.monotonic()
             progress(f"waiting for {what} ... {said - began:.0f} s, {seen}")
-        time.sleep(_PAUSE)
+        time.sleep(min(max((time.monotonic() - began) * _SHARE, _SHORTEST), _LONGEST))
     raise NotReady(f"{what} was not ready within {wait:.0f} s: {seen}\n{read_tail(folder)}")
 
 

@@ -40,6 +40,7 @@ class RunFolder:
         self.path = base_folder() / str(port)
         self.logs = self.path / "logs"
         self.temporary = self.path / "t"
+        self.classes = self.path / "classes.txt"  # that the JVM has loaded, if it was asked to list them
         self.failed = self.path.with_name(f"{port}-failed")  # the logs of the last start, if it failed
 
     @contextmanager

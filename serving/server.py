@@ -3,8 +3,6 @@
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,8 +16,9 @@ from handlers.neuron import INSTANCE_VARIABLE
 from serving.emulation import emulated_environment
 from serving.errors import NoSpace, NotReady, ServerError, ServerRuns
 from serving.java import Java, find_java
+from serving.launching import PID_FILE, Launch, plan_launch
 from serving.ports import Ports, ensure_free
-from serving.processes import end_tree
+from serving.processes import end_tree, start_detached
 from serving.readiness import wait_until_ready
 from serving.requesting import Client, Reply
 from serving.runs import RunFolder, RunState, find_leftovers, find_process, read_start
@@ -85,15 +84,18 @@ def start(archive: Path, record: Record, settings: ServeSettings, *, progress: P
             progress(f"passed over {reason}")
         progress(f"{crew.workers} workers of {record.name} for {crew.variant.target}")
         java = find_java()
+        launch = plan_launch(java, settings.config)
         folder.create()
         with _stopped_on_failure(folder):
             _ensure_space(archive, folder.path, copied=bool(settings.trusted))
             served = _hold(archive, record, folder, settings.trusted) if settings.trusted else archive
             _extract_golden(served, record, folder.path)
-            state = _launch(served, archive, digest, record, ports, java, settings, folder, crew.workers)
+            state = _launch(served, archive, digest, record, ports, launch, settings, folder, crew.workers)
             origin = f"process {state.pid}, Java {java.version}, {java.origin}"
             progress(f"TorchServe started ({origin}); logs in {folder.logs}")
-            return _ask_golden(folder, state, record, settings, progress, started=True)
+            answered = _ask_golden(folder, state, record, settings, progress, started=True)
+            launch.prepare_next(folder.classes)
+            return answered
 
 
 def ensure_startable(port: int) -> None:
@@ -190,42 +192,34 @@ def _launch(
     digest: str,
     record: Record,
     ports: Ports,
-    java: Java,
+    launch: Launch,
     settings: ServeSettings,
     folder: RunFolder,
     workers: int,
 ) -> RunState:
-    """Start TorchServe's own launcher, which starts the JVM in the background and leaves its pid in a file."""
-    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs"]
-    command += ["--ts-config", str(settings.config.resolve()), "--model-store", str(served.resolve().parent)]
-    command += ["--models", f"{record.name}={served.name}"]
-    # A copy, because the launcher makes a URL of the path as it is, and a clone may lie in a folder named "a%20b".
-    log_config = shutil.copy(ROOT / "serving" / f"log4j2-{settings.log}.xml", folder.path / "log4j2.xml")
-    command += ["--log-config", str(log_config)]
-    console = folder.logs / "console.log"
-    with console.open("wb") as stream:
-        done = subprocess.run(
-            command,
-            cwd=folder.path,  # TorchServe writes its keys to the current folder
-            env=_environment(dict(os.environ), ports, java, settings, folder, workers),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # the server outlives the shell that started it
-            check=False,
-        )
+    """Start the JVM in the background, as TorchServe's own launcher does, and note which process it is."""
+    command = launch.make_command(
+        log_config=ROOT / "serving" / f"log4j2-{settings.log}.xml",
+        temporary=folder.temporary,
+        record=folder.classes,
+        store=served.resolve().parent,
+        models=f"{record.name}={served.name}",
+    )
+    environment = make_environment(dict(os.environ), ports, launch.java, settings, folder, workers)
     try:
-        pid = int((folder.temporary / ".model_server.pid").read_text())
+        with (folder.logs / "console.log").open("wb") as console:
+            # TorchServe writes its keys to the current folder.
+            pid = start_detached(command, cwd=folder.path, environment=environment, output=console)
         created = read_start(psutil.Process(pid))
-    except (OSError, ValueError, psutil.Error) as exc:
-        tail = console.read_text(errors="replace").strip()[-1000:] or "it said nothing"
-        raise NotReady(f"TorchServe's launcher ended with status {done.returncode}: {tail}") from exc
+    except (OSError, psutil.Error) as exc:
+        raise NotReady(f"{launch.java.command} does not start: {exc}") from exc
+    (folder.temporary / PID_FILE).write_text(str(pid))
     state = RunState(settings.port, pid, created, record.name, str(archive.resolve()), digest, settings.as_texts())
     folder.write(state)
     return state
 
 
-def _environment(
+def make_environment(
     inherited: dict[str, str], ports: Ports, java: Java, settings: ServeSettings, folder: RunFolder, workers: int
 ) -> dict[str, str]:
     """Return the server's environment: the caller's, without secrets and what would change it behind our back.
@@ -254,6 +248,8 @@ def _environment(
         TS_DISABLE_TOKEN_AUTHORIZATION="false" if settings.token else "true",
         TS_DEFAULT_WORKERS_PER_MODEL=str(workers),
     )
+    # A worker has one processor, and starting numpy's threads for the others takes a tenth of a second of it.
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     return environment
 
 

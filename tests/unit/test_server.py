@@ -23,7 +23,7 @@ RUNNING = RunState(9000, 1, 1.0, "tiny", "/store/tiny.mar", "a" * 64, ServeSetti
 def make_environment(inherited: dict[str, str], **settings: object) -> dict[str, str]:
     """Return the environment of a server on port 9000."""
     chosen = dataclasses.replace(ServeSettings(port=9000), **settings)  # type: ignore[arg-type]
-    return server._environment(inherited, Ports.starting_at(9000), JAVA, chosen, RunFolder(9000), workers=3)
+    return server.make_environment(inherited, Ports.starting_at(9000), JAVA, chosen, RunFolder(9000), workers=3)
 
 
 def test_the_callers_settings_of_another_server_do_not_leak() -> None:
@@ -58,6 +58,12 @@ def test_one_setting_switches_tokens(token: bool, disabled: str) -> None:
 def test_the_server_starts_the_planned_workers() -> None:
     """Whatever TorchServe's own default is."""
     assert make_environment({})["TS_DEFAULT_WORKERS_PER_MODEL"] == "3"
+
+
+@pytest.mark.parametrize(("inherited", "expected"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "4"}, "4")])
+def test_workers_start_no_threads_of_numpys(inherited: dict[str, str], expected: str) -> None:
+    """They would have to share one processor; who wants them says so."""
+    assert make_environment(inherited)["OPENBLAS_NUM_THREADS"] == expected
 
 
 def test_the_workers_of_an_emulated_server_find_the_emulator() -> None:
