@@ -53,7 +53,7 @@ ADD := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check --no-
 export MODEL TARGET WEIGHTS FILE LOGFILE DATA SERVER TRUSTED KEY BASE TAG ENGINE WHEELS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv mar trace check inspect predict serve stop status plan doctor sign verify image bench bench-gate soak test test-long test-containers lint format train evaluate bench-forms metrics-cost clean
+.PHONY: help venv mar trace check inspect predict serve stop status plan doctor sign verify image bench bench-gate bench-start soak test test-long test-containers lint format train evaluate bench-forms metrics-cost clean
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -124,6 +124,9 @@ bench: venv ## measure MODEL= beside TorchServe as shipped and no server, in one
 
 bench-gate: venv ## compare the ratios of both reference jobs with benchmarking/baseline.json; status 1 if one is worse (UPDATE=1, PORT=)
 	@$(RUN) bench-gate $(if $(filter-out 0,$(UPDATE)),--update) $(if $(PORT),--port "$(PORT)")
+
+bench-start: venv ## measure where the time of a start of MODEL= goes, beside `torchserve --start` (PORT=, WORKERS=)
+	@$(BIN)/python -m benchmarking.start "$$MODEL" $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)")
 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

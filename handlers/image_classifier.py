@@ -110,8 +110,9 @@ class ImageClassifier(Handler):
     def collate(self, samples: Sequence[Tuple[Any, ...]]) -> Tensors:
         """Return pictures as one normalised tensor of shape (N, 3, height, width), channels last in memory."""
         pictures = torch.from_numpy(np.stack([sample[0] for sample in samples]))
-        rows = pictures.to(torch.float32).reshape(-1, 3 * self._size[1]).mul_(self._scale).add_(self._shift)
-        return (rows.view(pictures.shape).permute(0, 3, 1, 2).to(self._dtype),)
+        rows = pictures.reshape(-1, 3 * self._size[1]).to(torch.float32).mul_(self._scale).add_(self._shift)
+        normalised = rows.view(pictures.shape).permute(0, 3, 1, 2)
+        return (normalised if self._dtype == torch.float32 else normalised.to(self._dtype),)
 
     def activate(self, outputs: Tensors) -> Tensors:
         """Return probabilities, float32 of shape (N, labels)."""

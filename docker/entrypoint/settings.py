@@ -121,7 +121,7 @@ VARIABLES = (
     Variable("TSN_HEAP", "heap", "1g", parse_bytes),
     Variable("TSN_MAX_REQUEST", "max_request", "16m", parse_bytes),
     Variable("TSN_MAX_RESPONSE", "max_response", "16m", parse_bytes),
-    Variable("TSN_QUEUE", "queue", "100", _parse_count),
+    Variable("TSN_QUEUE", "queue", "256", _parse_count),
     Variable("TSN_DRAIN_SECONDS", "drain_seconds", "25", _parse_seconds),
     Variable("TSN_LOG", "log", "warn", _parse_log),
 )

@@ -81,6 +81,16 @@ def test_the_shortest_time_of_a_size_counts():
     assert [size for _, _, size in planner.plan(2)] == [1, 1]
 
 
+def test_a_size_whose_first_run_was_slow_gets_another_chance():
+    """A worker starts beside others; what took long then is run again, and taken once it is quick."""
+    planner = make_planner({**FLAT, 8: 9.0})
+    plans = [[size for _, _, size in planner.plan(8)] for _ in range(32)]
+    assert plans[0] == [4, 4]
+    assert plans.count([8]) == 2
+    planner.observe(8, FLAT[8])
+    assert [size for _, _, size in planner.plan(8)] == [8]
+
+
 @given(
     st.integers(1, 60),
     st.dictionaries(st.integers(1, 16), st.floats(1e-5, 1.0), min_size=1, max_size=5),
