@@ -129,7 +129,7 @@ bench-start: venv ## measure where the time of a start of MODEL= goes, beside `t
 	@$(BIN)/python -m benchmarking.start "$$MODEL" $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)")
 
 test: $(STAMP_DEV) ## run the tests, real servers included; takes minutes
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(STAMP_DEV) ## run storms, kills, byte changes, and every recipe on every target; takes an hour
 	@$(ADD) -r requirements-long.txt

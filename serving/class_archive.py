@@ -41,9 +41,21 @@ class ClassArchive:
         """What the JVM said when the archive could not be made, which is not tried again."""
         return self.file.with_suffix(".failed")
 
+    @property
+    def length(self) -> Path:
+        """The file that says how many bytes the archive has."""
+        return self.file.with_suffix(".length")
+
+    def is_whole(self) -> bool:
+        """Return whether the archive is there in its full length; a JVM may die of a shorter one (SIGBUS)."""
+        try:
+            return self.file.stat().st_size == int(self.length.read_text())
+        except (OSError, ValueError):
+            return False
+
     def start_options(self, record: Path) -> list[str]:
         """Return the JVM's options for a start: to use the archive, else to list the loaded classes in ``record``."""
-        if self.file.is_file():
+        if self.is_whole():
             # Verified, because a JVM that maps a damaged archive crashes: 20 ms.
             return [f"-XX:SharedArchiveFile={self.file}", "-XX:+VerifySharedSpaces"]
         return [] if self.failed.exists() else [f"-XX:DumpLoadedClassList={record}"]
@@ -54,7 +66,8 @@ def find_class_archive(java: Java, class_path: str, jars: Path, options: Iterabl
 
     Its name changes with each of them, so that an archive of others is never asked for.
     """
-    if java.version < OLDEST:
+    # Of a class path with a blank the JVM shares no class (seen with 17 and its static archives).
+    if java.version < OLDEST or " " in class_path:
         return None
     given = tuple(option for option in options if option.startswith("-X"))
     try:
@@ -90,11 +103,11 @@ def make_archive(archive: ClassArchive, classes: Path) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return archive.file.is_file()  # another start makes it
-        if not archive.file.is_file():
+            return archive.is_whole()  # another start makes it
+        if not archive.is_whole():
             _write(archive, classes)
         _remove_old(archive.file.parent)
-        return archive.file.is_file()
+        return archive.is_whole()
 
 
 def _write(archive: ClassArchive, classes: Path) -> None:
@@ -111,6 +124,7 @@ def _write(archive: ClassArchive, classes: Path) -> None:
             timeout=_PATIENCE,
         )
         if done.returncode == 0 and unfinished.is_file():
+            archive.length.write_text(str(unfinished.stat().st_size))
             unfinished.replace(archive.file)
         else:
             archive.failed.write_text(f"status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}\n")
@@ -130,7 +144,8 @@ def _remove_old(folder: Path) -> None:
         found = sorted(folder.glob("*.jsa"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in found[_KEPT:]:
             path.unlink()
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            for suffix in (".lock", ".length"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _main(java: str, class_path: str, file: str, classes: str, *options: str) -> int:

@@ -69,6 +69,7 @@ def test_the_classes_are_part_of_the_command(launch: Launch, tmp_path: Path) -> 
     shared = Launch(launch.java, launch.torchserve, launch.config, launch.properties, archive)
     assert f"-XX:DumpLoadedClassList={tmp_path}/classes.txt" in make_command(shared, tmp_path)
     archive.file.touch()
+    archive.length.write_text("0")
     assert f"-XX:SharedArchiveFile={archive.file}" in make_command(shared, tmp_path)
 
 
