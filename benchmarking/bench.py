@@ -1,4 +1,4 @@
-"""The benchmark: the kit, TorchServe as shipped, and no server at all, in turn, in one run."""
+"""The benchmark: the kit, TorchServe as shipped, Triton, and no server at all, in turn, in one run."""
 
 import math
 import platform
@@ -103,7 +103,7 @@ def _count_steps(plan: BenchPlan) -> int:
 def _warm_up(plan: BenchPlan, running: Running, requests: list[tuple[bytes, str]]) -> int:
     """Load a server until its rate is steady, and return how many runs that took.
 
-    A JVM compiles what it runs often: for the first 50,000 requests or so that takes more processor time than the
+    A JVM compiles what it runs often: for the first 60,000 requests or so that takes more processor time than the
     requests do. Steady means that the last three runs are close together, as perf_analyzer's rule has it.
     """
     rates: list[float] = []

@@ -22,6 +22,7 @@ import psutil
 import requests
 
 from benchmarking.figures import interval, ratio
+from benchmarking.systems import find_workers
 from cli.building import ensure_archive
 from handlers.artifact import Record
 from serving.errors import ServerError
@@ -95,7 +96,7 @@ def measure_start(starter: Starter, archive: Path, record: Record, settings: Ser
         if state is None:
             raise ServerError(f"the server on port {settings.port} has ended")
         jvm = psutil.Process(state.pid)
-        workers = [each for each in jvm.children(recursive=True) if any("worker" in word for word in each.cmdline())]
+        workers = find_workers(jvm)
         cpu = [sum(each.cpu_times()[:2]) for each in (jvm, *workers)]
         ready, loading = _ask_worker(settings.port, record)
         ready -= began
@@ -148,7 +149,7 @@ def _wait_for_classes(settings: ServeSettings) -> None:
     """Let the archive of classes that the first start asked for be finished: it would take time from the next ones."""
     classes, began = plan_launch(find_java(), settings.config).classes, time.monotonic()
     while classes is not None and time.monotonic() < began + _ADDING:
-        if classes.file.is_file() or classes.failed.exists():
+        if classes.is_whole() or classes.failed.exists():
             return
         time.sleep(0.1)
 

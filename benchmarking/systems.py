@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +48,32 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes that live."""
-        found = []
-        for each in self.server.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if any(word.endswith(_WORKERS) for word in each.cmdline()):
-                    found.append(each)
-        return found
+        return find_workers(self.server)
+
+
+def find_workers(server: psutil.Process) -> list[psutil.Process]:
+    """Return the worker processes of a server that live."""
+    found = []
+    for each in server.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(word.endswith(_WORKERS) for word in each.cmdline()):
+                found.append(each)
+    return found
+
+
+def launch(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a server in a folder, in a session of its own, with what it prints in ``logs/console.log``."""
+    (folder / "logs").mkdir()
+    with (folder / "logs" / "console.log").open("wb") as stream:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 @contextmanager
@@ -141,7 +161,6 @@ def _launch_stock(folder: Path, port: int, workers: int) -> "subprocess.Popen[by
         "default_workers_per_model": workers,
     }
     (folder / "config.properties").write_text("".join(f"{key}={value}\n" for key, value in config.items()))
-    (folder / "logs").mkdir()
     (folder / "temp").mkdir()
     command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--disable-token-auth"]
     command += ["--ts-config", str(folder / "config.properties"), "--model-store", str(folder / "store")]
@@ -149,16 +168,7 @@ def _launch_stock(folder: Path, port: int, workers: int) -> "subprocess.Popen[by
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
     environment.update(JAVA_HOME=str(find_java().home), TEMP=str(folder / "temp"), TMPDIR=str(folder / "temp"))
     environment.update(LOG_LOCATION=str(folder / "logs"), METRICS_LOCATION=str(folder / "logs"))
-    with (folder / "logs" / "console.log").open("wb") as stream:
-        return subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    return launch(command, folder, environment)
 
 
 def _wait_for_workers(process: "subprocess.Popen[bytes]", port: int, workers: int) -> None:

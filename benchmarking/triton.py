@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from benchmarking.systems import STOCK_BATCH, Running, trace_pictures
+from benchmarking.systems import STOCK_BATCH, Running, launch, trace_pictures
 from serving.errors import PortInUse, ServerError
 from serving.ports import describe_listener, is_free
 
@@ -172,7 +172,6 @@ def _copy_backend(distribution: Distribution, folder: Path) -> None:
 
 
 def _launch(distribution: Distribution, folder: Path, port: int) -> "subprocess.Popen[bytes]":
-    (folder / "logs").mkdir()
     command = [str(distribution.server), f"--model-repository={folder / 'models'}"]
     command += [f"--backend-directory={folder / 'backends'}", "--disable-auto-complete-config"]
     command += [f"--backend-config=python,shm-region-prefix-name={folder.name}"]
@@ -182,16 +181,7 @@ def _launch(distribution: Distribution, folder: Path, port: int) -> "subprocess.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment.update(OMP_NUM_THREADS="1", LD_LIBRARY_PATH=os.pathsep.join(map(str, distribution.libraries)))
     environment.update(PATH=f"{distribution.programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
-    with (folder / "logs" / "console.log").open("wb") as stream:
-        return subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    return launch(command, folder, environment)
 
 
 def _wait_for_answer(process: "subprocess.Popen[bytes]", port: int, picture: bytes, folder: Path) -> float:

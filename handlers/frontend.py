@@ -108,17 +108,17 @@ def _read_request(data: bytearray, at: int, batch: Batch, decoded: bool) -> Tupl
     if not values:
         return at, False
     sent, at = _read_values(data, at)
-    headers: Dict[str, Any] = dict(zip(*[map(bytearray.decode, sent)] * 2))
     parts, at = _read_values(data, at)
     if len(sent) % 2 or len(parts) % 3:
         raise ValueError("a list ends within an element")
+    texts = [value.decode() for value in sent]
     fields: Dict[str, Any] = {}
     row: Dict[str, Any] = {}
-    for name, kind, value in zip(*[iter(parts)] * 3):
+    for name, kind, value in zip(parts[::3], parts[1::3], parts[2::3]):
         key, content_type = name.decode(), kind.decode()
         fields[key] = {"content-type": content_type}
         row[key] = _decode(value, content_type) if decoded else value
-    fields.update(headers)  # of equal names the header counts, as at TorchServe
+    fields.update(zip(texts[::2], texts[1::2]))  # of equal names the header counts, as at TorchServe
     batch.ids.append(values[0].decode())
     batch.headers.append(fields)
     batch.rows.append(row)

@@ -60,9 +60,9 @@ def resize_to(image: Image.Image, size: Tuple[int, int], *, crop_share: float) -
     """
     height, width = size
     if (image.width, image.height) == (width, height) and crop_share == 1.0:
-        return _as_array(image)
+        return np.asarray(image)
     box = find_crop((image.width, image.height), size, crop_share=crop_share)
-    return _as_array(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def find_crop(
@@ -74,11 +74,6 @@ def find_crop(
     box_width, box_height = width * scale, height * scale
     left, top = (picture[0] - box_width) / 2, (picture[1] - box_height) / 2
     return (left, top, left + box_width, top + box_height)
-
-
-def _as_array(image: Image.Image) -> np.ndarray:
-    # What numpy.asarray does as well, by way of a dictionary that describes the picture.
-    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
 
 
 def _check_pixels(image: Image.Image, most_pixels: int) -> None:

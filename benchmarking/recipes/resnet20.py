@@ -6,7 +6,9 @@ He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", section 
 make bench MODEL=benchmarking/recipes/resnet20.py
 """
 
-from tracing import Input, Recipe
+from job import JOB
+
+from tracing import Recipe
 
 _STAGES = ((16, 1), (32, 2), (64, 2))  # channels, and the stride of the first block
 _BLOCKS = 3  # of each stage; the paper's n
@@ -50,13 +52,5 @@ recipe = Recipe(
     name="resnet20",
     description="32x32 pictures through an untrained ResNet-20: the benchmark's reference job",
     build_model=build_model,
-    inputs=[Input(name="image", shape=("batch", 3, 32, 32))],
-    batch_sizes=[1, 2, 4, 8],
-    handler="image_classifier",
-    settings={
-        "labels": [f"class_{number}" for number in range(10)],
-        "mean": [0.4914, 0.4822, 0.4465],
-        "std": [0.2470, 0.2435, 0.2616],
-    },
-    golden=["sand.png", "waves.png"],
+    **JOB,
 )
