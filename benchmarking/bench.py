@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarking.bare import measure_bare, read_peak_mb
 from benchmarking.limit import measure_limit
-from benchmarking.measuring import measure
+from benchmarking.measuring import Sample, measure
 from benchmarking.outcome import OPEN_SHARE, OWN_GENERATOR, Outcome
 from benchmarking.prices import Price
 from benchmarking.steps import Steps
@@ -24,7 +24,7 @@ from handlers.artifact import Record
 from serving.host import count_processors
 
 _OPEN_CONNECTIONS = 256  # so many requests can be on their way at once; more wait, and are charged for it
-_STEADY = 1.1  # highest of three rates over the lowest
+_STEADY = 1.1  # highest of three figures over the lowest
 Progress = Callable[[str], None]
 
 
@@ -43,7 +43,7 @@ class BenchPlan:
     price: Price | None = None
     stock: bool = True  # TorchServe as shipped is measured too
     triton: Path | None = None  # Triton too: the interpreter of an environment with nvidia-pytriton
-    warm_up: int = 8  # runs of load at most before a system is measured
+    warm_up: int = 12  # runs of load at most before a system is measured
     by_wrk: bool = False  # closed loops are driven by wrk instead of the own generator
 
 
@@ -101,21 +101,23 @@ def _count_steps(plan: BenchPlan) -> int:
 
 
 def _warm_up(plan: BenchPlan, running: Running, requests: list[tuple[bytes, str]]) -> int:
-    """Load a server until its rate is steady, and return how many runs that took.
+    """Load a server until its rate and its JVM's processor time are steady, and return how many runs that took.
 
     A JVM compiles what it runs often: for the first 60,000 requests or so that takes more processor time than the
     requests do. Steady means that the last three runs are close together, as perf_analyzer's rule has it.
     """
-    rates: list[float] = []
+    samples: list[Sample] = []
     most = max(plan.concurrencies)
-    while len(rates) < plan.warm_up and not is_steady(rates):
-        rates.append(measure(running, plan.record, requests, seconds=plan.seconds, concurrency=most).rate)
-    return len(rates)
+    while len(samples) < plan.warm_up and not (
+        is_steady([each.rate for each in samples]) and is_steady([each.server_ms for each in samples])
+    ):
+        samples.append(measure(running, plan.record, requests, seconds=plan.seconds, concurrency=most))
+    return len(samples)
 
 
-def is_steady(rates: Sequence[float]) -> bool:
-    """Return whether the last three rates lie within ten per cent of one another."""
-    last = rates[-3:]
+def is_steady(figures: Sequence[float]) -> bool:
+    """Return whether the last three figures lie within ten per cent of one another."""
+    last = figures[-3:]
     return len(last) == 3 and max(last) <= _STEADY * min(last)
 
 

@@ -10,6 +10,7 @@ reader does not expect it hands back to TorchServe's, byte by byte. ``TORCHSERVE
 off.
 """
 
+import functools
 import json
 import logging
 import os
@@ -24,6 +25,12 @@ _CHUNK = 65536  # bytes asked for at a time; a request with a small picture and 
 END = -1  # a length that ends a list
 PREDICT = b"I"
 
+# Of a request's headers those that are read in a worker (handlers.service), in lower case.
+ARRIVAL_HEADER = "x-request-start"  # of a proxy in front: when the request reached it
+HEADERS = ("describe", "explain", "accept", "content-type", ARRIVAL_HEADER)
+_HEADER_NAMES = {name.encode(): name for name in HEADERS}
+_HEADER_LENGTHS = frozenset(map(len, HEADERS))
+
 _int = struct.Struct("!i")
 _read_int = _int.unpack_from
 pack_int = _int.pack
@@ -33,7 +40,7 @@ class Batch(NamedTuple):
     """What the frontend sent: one element of each list for each request."""
 
     ids: List[str]
-    headers: List[Dict[str, Any]]  # as sent, and the content type of each field by the field's name
+    headers: List[Dict[str, Any]]  # those of HEADERS, and the content type of each field by the field's name
     rows: List[Dict[str, Any]]  # values by field: bytes, or what TorchServe decodes of them if it is told to
 
 
@@ -51,7 +58,7 @@ class Reader:
     def __init__(self, connection: Any, stock: Callable[[Any], Tuple[bytes, Any]]) -> None:
         self._connection = connection
         self._stock = stock
-        self._held = bytearray()  # received and not yet read
+        self._held = b""  # received and not yet read
 
     def read(self) -> Tuple[bytes, Any]:
         """Return a message's command and content: for a prediction a ``Batch``, else what TorchServe's reader gives.
@@ -59,7 +66,7 @@ class Reader:
         Ends the process, as TorchServe does, where the frontend has closed the connection.
         """
         if not self._held:
-            self._held += self._connection.recv(_CHUNK)
+            self._held = self._connection.recv(_CHUNK)
         if self._held[:1] != PREDICT:
             return self._stock(self)
         try:
@@ -73,8 +80,7 @@ class Reader:
         if not self._held:
             received: bytes = self._connection.recv(size)
             return received
-        part = bytes(self._held[:size])
-        del self._held[:size]
+        part, self._held = self._held[:size], self._held[size:]
         return part
 
     def _read_batch(self) -> Batch:
@@ -87,49 +93,56 @@ class Reader:
                 at, more = _read_request(self._held, at, batch, decoded)
             except _Short as exc:
                 self._receive(exc.missing)
-        del self._held[:at]
+        self._held = self._held[at:]
         return batch
 
     def _receive(self, missing: int) -> None:
+        parts = [self._held]
         while missing > 0:
             part = self._connection.recv(max(missing, _CHUNK))
             if not part:
+                # What came is kept for TorchServe's reader, which then finds the connection closed.
+                self._held = b"".join(parts)
                 raise EOFError
-            self._held += part
+            parts.append(part)
             missing -= len(part)
+        self._held = b"".join(parts)
 
 
-def _read_request(data: bytearray, at: int, batch: Batch, decoded: bool) -> Tuple[int, bool]:
+def _read_request(data: bytes, at: int, batch: Batch, decoded: bool) -> Tuple[int, bool]:
     """Add the request at ``at`` to the batch; return where it ends, and whether there was one.
 
     Raises ``_Short`` where ``data`` ends before the request does, ``ValueError`` for what is none.
     """
-    values, at = _read_values(data, at, 1)
-    if not values:
+    identity, at = _read_value(data, at)
+    if identity is None:
         return at, False
-    sent, at = _read_values(data, at)
-    parts, at = _read_values(data, at)
-    if len(sent) % 2 or len(parts) % 3:
-        raise ValueError("a list ends within an element")
-    texts = [value.decode() for value in sent]
+    headers, at = _read_headers(data, at)
     fields: Dict[str, Any] = {}
     row: Dict[str, Any] = {}
-    for name, kind, value in zip(parts[::3], parts[1::3], parts[2::3]):
+    while True:
+        name, at = _read_value(data, at)
+        if name is None:
+            break
+        kind, at = _read_value(data, at)
+        value, at = _read_value(data, at)
+        if kind is None or value is None:
+            raise ValueError("a list ends within an element")
         key, content_type = name.decode(), kind.decode()
         fields[key] = {"content-type": content_type}
         row[key] = _decode(value, content_type) if decoded else value
-    fields.update(zip(texts[::2], texts[1::2]))  # of equal names the header counts, as at TorchServe
-    batch.ids.append(values[0].decode())
+    fields.update(headers)  # of equal names the header counts, as at TorchServe
+    batch.ids.append(identity.decode())
     batch.headers.append(fields)
     batch.rows.append(row)
     return at, True
 
 
-def _read_values(data: bytearray, at: int, most: int = -1) -> Tuple[List[bytearray], int]:
-    """Return the values from ``at`` to the end of their list, or the first ``most`` of them, and where they end."""
-    values: List[bytearray] = []
+def _read_headers(data: bytes, at: int) -> Tuple[Dict[str, str], int]:
+    """Return those of ``HEADERS`` in the list at ``at``, and where it ends; the others are stepped over."""
+    headers: Dict[str, str] = {}
     length = len(data)
-    while len(values) != most:
+    while True:
         start = at + 4
         if start > length:
             raise _Short(start - length)
@@ -137,15 +150,39 @@ def _read_values(data: bytearray, at: int, most: int = -1) -> Tuple[List[bytearr
         if size < 0:
             if size != END:
                 raise ValueError(f"a length of {size}")
-            return values, start
-        at = start + size
-        if at > length:
-            raise _Short(at - length)
-        values.append(data[start:at])
-    return values, at
+            return headers, start
+        middle = start + size
+        if middle + 4 > length:
+            raise _Short(middle + 4 - length)
+        rest = _read_int(data, middle)[0]
+        if rest < 0:
+            raise ValueError("a header without a value")
+        at = middle + 4 + rest
+        if size in _HEADER_LENGTHS:
+            name = _HEADER_NAMES.get(data[start:middle].lower())
+            if name is not None:
+                if at > length:
+                    raise _Short(at - length)
+                headers[name] = data[middle + 4 : at].decode()
 
 
-def _decode(value: bytearray, content_type: str) -> Any:
+def _read_value(data: bytes, at: int) -> Tuple[Optional[bytes], int]:
+    """Return the value at ``at``, None for the end of its list, and where it ends."""
+    start = at + 4
+    if start > len(data):
+        raise _Short(start - len(data))
+    size = _read_int(data, at)[0]
+    if size < 0:
+        if size != END:
+            raise ValueError(f"a length of {size}")
+        return None, start
+    at = start + size
+    if at > len(data):
+        raise _Short(at - len(data))
+    return data[start:at], at
+
+
+def _decode(value: bytes, content_type: str) -> Any:
     """Return a field's value as TorchServe decodes it: JSON and texts, and the bytes where they are none."""
     try:
         if content_type == "application/json":
@@ -159,15 +196,20 @@ def encode_answers(
     answers: Sequence[bytes], batch: Batch, responses: Sequence[Tuple[int, str, Mapping[str, str]]]
 ) -> bytes:
     """Return the message with the answers to a batch; ``responses`` has status, reason and headers for each of them."""
-    message = b"Prediction success"
-    parts = [pack_int(200), pack_int(len(message)), message]
+    parts = [_SUCCESS]
     for body, identity, (status, reason, headers) in zip(answers, batch.ids, responses):
-        parts += (pack_text(identity), pack_text(headers.get("content-type") or ""), pack_int(status))
-        parts += (pack_text(reason), pack_int(len(headers)))
-        for name, value in headers.items():
-            parts += (pack_text(name), pack_text(value))
-        parts += (pack_int(len(body)), body)
+        head = _encode_head(status, reason, tuple(headers.items()))
+        parts += (pack_text(identity), head, pack_int(len(body)), body)
     parts.append(pack_int(END))
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=64)  # a model's answers have few kinds of heads
+def _encode_head(status: int, reason: str, headers: Tuple[Tuple[str, str], ...]) -> bytes:
+    parts = [pack_text(dict(headers).get("content-type") or ""), pack_int(status), pack_text(reason)]
+    parts.append(pack_int(len(headers)))
+    for name, value in headers:
+        parts += (pack_text(name), pack_text(value))
     return b"".join(parts)
 
 
@@ -175,6 +217,9 @@ def pack_text(text: str) -> bytes:
     """Return a text as the protocol has it: its length in bytes, and these."""
     data = text.encode("utf-8")
     return pack_int(len(data)) + data
+
+
+_SUCCESS = pack_int(200) + pack_text("Prediction success")
 
 
 def install() -> str:

@@ -1,8 +1,8 @@
 """Whether the installed TorchServe reads and writes messages as ``handlers.frontend`` does: a sample, at each start."""
 
-from typing import Any
+from typing import Any, Dict, Mapping
 
-from handlers.frontend import END, PREDICT, Batch, Reader, encode_answers, pack_int, pack_text, read_response
+from handlers.frontend import END, HEADERS, PREDICT, Batch, Reader, encode_answers, pack_int, pack_text, read_response
 
 
 def agree(protocol: Any, service: Any) -> bool:
@@ -17,7 +17,7 @@ def agree(protocol: Any, service: Any) -> bool:
     headers, rows, ids = service.Service.retrieve_data_for_inference(protocol._retrieve_inference_msg(held))
     if not isinstance(batch, Batch) or (batch.ids, batch.rows) != (list(ids.values()), rows):
         return False
-    if batch.headers != [each.get_request_properties() for each in headers]:
+    if batch.headers != [pick_headers(each.get_request_properties()) for each in headers]:
         return False
     context = service.Context("sample", "", {}, len(rows), None, "")
     context.request_processor = [service.RequestProcessor(each) for each in batch.headers]
@@ -27,6 +27,15 @@ def agree(protocol: Any, service: Any) -> bool:
     answers = [b"", b"{}\xff"]
     stock = protocol.create_predict_response(answers, ids, "Prediction success", 200, context=context)
     return bool(stock == encode_answers(answers, batch, [read_response(context, index) for index in range(len(rows))]))
+
+
+def pick_headers(properties: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return what TorchServe gives of a request's headers and fields, without the headers that no handler reads."""
+    return {
+        name if isinstance(value, dict) else name.lower(): value
+        for name, value in properties.items()
+        if isinstance(value, dict) or name.lower() in HEADERS
+    }
 
 
 def _sample_message() -> bytes:

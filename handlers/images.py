@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  Pillow loads it late
 
 from handlers.errors import BadRequest, RequestError, TooLarge, UnsupportedType
+from handlers.plain_png import read_plain_png
 
 # Formats that clients of image models send; every further decoder is surface for malformed files.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -32,6 +33,9 @@ def decode_image(data: bytes, *, most_bytes: int, most_pixels: int) -> Image.Ima
     """
     if len(data) > most_bytes:
         raise TooLarge(f"the file has {len(data):,} bytes, at most {most_bytes:,} are taken; send a smaller picture")
+    plain = read_plain_png(data, most_pixels)
+    if plain is not None:
+        return plain if plain.mode == "RGB" else plain.convert("RGB")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks about odd but readable files are of no use to a server

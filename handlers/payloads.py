@@ -7,8 +7,8 @@ Works the same whether TorchServe has parsed a body already (its default) or han
 import base64
 import binascii
 import json
-from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from types import MappingProxyType
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from handlers.errors import BadRequest, TooLarge
 
@@ -27,19 +27,17 @@ _MOST_WRAPPINGS = 16  # objects around a lone item; {"data": {"b64": ...}} has t
 MOST_ITEMS = 128
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(NamedTuple):
     """What one client sent: items, and the form in which it wants its answer."""
 
     items: List[Any]  # bytes of a file each, or what JSON holds for a handler that does not take files
     form: str = PLAIN
     request_id: Optional[str] = None  # the "id" of a KServe v2 request, sent back with the answer
-    parameters: Mapping[str, Any] = field(default_factory=dict)  # set by the client, by name: top_k, form...
+    parameters: Mapping[str, Any] = MappingProxyType({})  # set by the client, by name: top_k, form...
     accept: str = "application/json"  # type of content that the client wants
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
     """A request's body, and the form fields beside it."""
 
     value: Any  # bytes, or what its JSON holds
@@ -47,8 +45,7 @@ class Body:
     fields: Mapping[str, str]  # of a form, without the one that holds the body
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An answer that is sent as it is."""
 
     content_type: str

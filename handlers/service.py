@@ -4,7 +4,6 @@ A worker that cannot serve answers every request at once with 503 and the reason
 while a worker dies and restarts. Where waiting can help (no free core), it tries again in the background.
 """
 
-import dataclasses
 import gc
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from handlers import neuron
 from handlers.errors import CannotServe, KitError, ModelError, RequestError
+from handlers.frontend import ARRIVAL_HEADER, HEADERS
 from handlers.metrics import HANDLE, READ, Laps, Metrics, make_place
 from handlers.payloads import Encoded, Payload, pick_parameters
 from handlers.reporting import Reporter, read_names
@@ -25,11 +25,8 @@ from handlers.starting import start_worker
 from handlers.worker import Worker
 
 EMULATED_HEADER = "X-Neuron-Emulated"  # of every answer that no chip computed; its value is the emulated instance
-ARRIVAL_HEADER = "x-request-start"  # of a proxy in front: when the request reached it
 RANDOM_HEADER = "X-Random-Weights"  # of every answer of a model that was never trained
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds between attempts to start; doubled each time
-_HEADERS = ("describe", "explain", "accept", "content-type", ARRIVAL_HEADER)  # those that are read here
-_HEADER_LENGTHS = tuple(len(name) for name in _HEADERS)
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _REASONS = {400: "Bad Request", 406: "Not Acceptable", 413: "Payload Too Large", 415: "Unsupported Media Type"}
 _REASONS.update({500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"})
@@ -155,7 +152,7 @@ class Service:
         if not wished and accept == payload.accept:
             return payload
         parameters = {**pick_parameters(wished, handler.parameters), **payload.parameters}
-        return dataclasses.replace(payload, parameters=parameters, accept=accept)
+        return payload._replace(parameters=parameters, accept=accept)
 
     def _answer(self, payloads: List[Payload]) -> List[Any]:
         if not payloads or self.worker is None:
@@ -266,7 +263,7 @@ def read_headers(sent: Mapping[str, Any]) -> Tuple[Dict[str, str], Dict[str, str
     for name, value in sent.items():
         if isinstance(value, dict):
             types[name.lower()] = str(value.get("content-type", "")).lower()
-        elif len(name) in _HEADER_LENGTHS and name.lower() in _HEADERS:
+        elif name in HEADERS or name.lower() in HEADERS:
             headers[name.lower()] = str(value)
     types.setdefault("body", headers.get("content-type", "").lower())
     return headers, types

@@ -7,7 +7,7 @@ import csv
 import difflib
 import io
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from handlers.columns import CATEGORY, Column, Value, shown
@@ -59,7 +59,7 @@ class TableReader:
             payload = _read_split(body.value, known, parameters)
         else:
             payload = read_json_items(body.value, _keep, known, parameters, read_tensors=self._read_tensors, lists=True)
-        return replace(payload, items=self.check_rows(payload.items))
+        return payload._replace(items=self.check_rows(payload.items))
 
     def check_rows(self, records: Sequence[Any]) -> List[Row]:
         """Return records, objects by column names in any order, as rows; raise ``BadRequest`` with all their faults."""

@@ -1,6 +1,5 @@
 """The handler for sentence encoders: a vector for each text; of a pair of texts, how much they mean the same."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ class TextEmbedder(Handler):
             raise BadRequest("the request holds texts and pairs; send a request of each kind")
         flat = [text for pair in pairs for text in pair]
         check_count(len(flat), "the request")
-        return dataclasses.replace(payload, items=flat, form=_PAIRS + payload.form)
+        return payload._replace(items=flat, form=_PAIRS + payload.form)
 
     def preprocess(self, item: Any) -> Sample:
         """Return a text's token ids and attention mask, int64 of shape (tokens,); the note is its ``texts.Tokens``."""
@@ -121,7 +120,7 @@ class TextEmbedder(Handler):
             raise NotAcceptable("the answer to a pair is no array; accept application/json")
         verdicts = [self._compare(*answers[at : at + 2]) for at in range(0, len(answers), 2)]
         form = payload.form[len(_PAIRS) :]
-        return super().wrap(dataclasses.replace(payload, form=form), verdicts, model, version)
+        return super().wrap(payload._replace(form=form), verdicts, model, version)
 
     def _compare(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> Dict[str, Any]:
         """Return the cosine of two embeddings, and whether it reaches the threshold."""

@@ -344,6 +344,6 @@ def test_a_row_is_explained_by_column(prices, method):
 def test_a_table_has_one_target(prices):
     """Its name may be said; another is refused with it."""
     payload = prices.handler.read({"body": b'{"rooms": 8, "place": "sea"}'}, {"body": "application/json"})
-    right, wrong = (dataclasses.replace(payload, parameters={"target": name}) for name in ("price", "size"))
+    right, wrong = (payload._replace(parameters={"target": name}) for name in ("price", "size"))
     assert explain_payload(prices, right)["target"] == "price"
     assert "expected 'price'" in str(explain_payload(prices, wrong))
