@@ -1,5 +1,6 @@
 """The benchmark: the kit, TorchServe as shipped, Triton, and no server at all, in turn, in one run."""
 
+import copy
 import math
 import platform
 import tempfile
@@ -21,6 +22,7 @@ from benchmarking.systems import STOCK_BATCH, Running, run_kit, run_stock
 from benchmarking.triton import run_triton
 from benchmarking.wrk import find_wrk
 from handlers.artifact import Record
+from handlers.errors import KitError
 from serving.host import count_processors
 
 _OPEN_CONNECTIONS = 256  # so many requests can be on their way at once; more wait, and are charged for it
@@ -48,7 +50,10 @@ class BenchPlan:
 
 
 def run_bench(plan: BenchPlan, *, progress: Progress) -> Outcome:
-    """Return what the plan asks for; raise ``ServerError`` if a server does not start."""
+    """Return what the plan asks for; raise ``ServerError`` if a server does not start.
+
+    If one fails in a later round, hours of rounds before it are not lost: the outcome is theirs, and says why.
+    """
     variant = plan.record.variants[0]
     outcome = Outcome(
         model=plan.record.name,
@@ -69,16 +74,29 @@ def run_bench(plan: BenchPlan, *, progress: Progress) -> Outcome:
         requests = [((folder / each.file).read_bytes(), each.content_type) for each in plan.record.golden]
         steps = Steps(_count_steps(plan), progress)
         for turn in range(plan.rounds):
-            where = f"round {turn + 1} of {plan.rounds}: "
-            for start in _systems(plan):
-                with start as running:
-                    _measure_system(plan, running, requests, outcome, partial(_begin, steps, where))
-            steps.begin(f"{where}no server")
-            processes = plan.workers or count_processors()
-            outcome.limits.append(measure_limit(folder, processes=processes, seconds=plan.seconds, batch=STOCK_BATCH))
-            bare = measure_bare(folder)
-            outcome.bare_mb += [bare] if bare else []
+            where = f"round {turn + 1} of {plan.rounds}"
+            whole = copy.deepcopy(outcome)
+            try:
+                _measure_round(plan, folder, requests, outcome, partial(_begin, steps, f"{where}: "))
+            except KitError as exc:
+                if not turn:
+                    raise
+                whole.rounds, whole.cut_short = turn, f"{where}: {exc}"
+                return whole
     return outcome
+
+
+def _measure_round(
+    plan: BenchPlan, folder: Path, requests: list[tuple[bytes, str]], outcome: Outcome, begin: Progress
+) -> None:
+    for start in _systems(plan):
+        with start as running:
+            _measure_system(plan, running, requests, outcome, begin)
+    begin("no server")
+    processes = plan.workers or count_processors()
+    outcome.limits.append(measure_limit(folder, processes=processes, seconds=plan.seconds, batch=STOCK_BATCH))
+    bare = measure_bare(folder)
+    outcome.bare_mb += [bare] if bare else []
 
 
 def _systems(plan: BenchPlan) -> Iterator[AbstractContextManager[Running]]:

@@ -44,6 +44,7 @@ class Outcome:
     batch_size: int = 0  # most requests in a batch of the kit's server; 0 where it is not known
     rounds: int = 0  # turns that each system had
     seconds: float = 0.0  # of each run of load
+    cut_short: str = ""  # what ended the run in a later round; the figures are of the rounds before it
 
     def systems(self) -> list[str]:
         """Return the systems in the order in which they were measured."""

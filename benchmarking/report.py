@@ -60,11 +60,14 @@ def _describe_load(outcome: Outcome) -> str:
 
 
 def _list_faults(outcome: Outcome) -> str:
+    ended = ""
+    if outcome.cut_short:
+        ended = f"## ENDED EARLY\n\n{outcome.cut_short}. The figures are of the {outcome.rounds} round(s) before.\n"
     found = outcome.faults()
     if not found:
-        return ""
+        return ended
     lines = [f"{system}: {'; '.join(each)}.\n" for system, each in found.items()]
-    return "\n".join(["## NOT ALL ANSWERS WERE RIGHT\n", *lines])
+    return "\n".join([ended, "## NOT ALL ANSWERS WERE RIGHT\n", *lines])
 
 
 def _table_ratios(outcome: Outcome) -> str:

@@ -20,7 +20,7 @@ import torch
 from handlers.artifact import Record
 from serving.errors import ServerError
 from serving.java import find_java
-from serving.ports import Ports
+from serving.ports import Ports, ensure_free
 from serving.processes import end_tree
 from serving.runs import RunFolder, find_process
 from serving.server import ServeSettings, start, stop
@@ -102,6 +102,7 @@ def run_stock(model: str, port: int, *, workers: int) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="stock-") as name:
         folder = Path(name)
         record = _pack_stock(model, folder)
+        ensure_free(Ports.starting_at(port))
         began = time.monotonic()
         process = _launch_stock(folder, port, workers)
         try:

@@ -21,7 +21,7 @@ import requests
 
 from benchmarking.systems import STOCK_BATCH, Running, launch, trace_pictures
 from serving.errors import PortInUse, ServerError
-from serving.ports import describe_listener, is_free
+from serving.ports import becomes_free, describe_listener
 
 NAME = "pictures"  # of the model in Triton's repository
 # The body is the one input tensor itself, without JSON around it; and answers of 0.3 KB are not to be compressed, which
@@ -127,7 +127,7 @@ def run_triton(
     ``fused`` switches on torch's oneDNN graph fuser, as the kit does, which is not what its users find in a guide.
     """
     distribution = find_triton(python)
-    if not is_free(port):
+    if not becomes_free(port):
         raise PortInUse(f"port in use: {port} ({describe_listener(port)}), which Triton was to listen on")
     with tempfile.TemporaryDirectory(prefix="triton-") as name:
         folder = Path(name)

@@ -96,7 +96,7 @@ def _bench(options: argparse.Namespace) -> int:
     written = write_reports(outcome, options.output)
     print(to_markdown(outcome))
     print(f"Written: {written}.json, .md and .html")
-    return report_faults(outcome)
+    return max(report_faults(outcome), report_end(outcome))
 
 
 def plan_bench(
@@ -138,6 +138,13 @@ def report_faults(outcome: "Outcome") -> int:
     if silent:
         print(f"error: the kit's server gave no right answer at {silent[0]} at a time; see its log", file=sys.stderr)
     return 1 if wrong or silent else 0
+
+
+def report_end(outcome: "Outcome") -> int:
+    """Print what ended the run before its last round, and return 1 if anything did."""
+    if outcome.cut_short:
+        print(f"error: {outcome.cut_short}; the figures are of the rounds before", file=sys.stderr)
+    return 1 if outcome.cut_short else 0
 
 
 def is_silent(sample: "Sample") -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.benching import plan_bench, report_faults, validate_length, write_reports
+from cli.benching import plan_bench, report_end, report_faults, validate_length, write_reports
 from cli.building import ROOT, add_folders, ensure_archive, report
 from cli.serving import interrupts
 
@@ -54,7 +54,9 @@ def _gate(options: argparse.Namespace) -> int:
     failures: list[str] = []
     for model, name in names.items():
         outcome = _measure(model, options)
-        if report_faults(outcome) or outcome.refused():
+        if report_end(outcome):
+            failures.append(f"{name}: not all rounds were measured")
+        elif report_faults(outcome) or outcome.refused():
             failures.append(f"{name}: answers of the kit's server were wrong or missing, which no ratio makes up for")
         elif options.update:
             baselines[name] = to_baseline(outcome)

@@ -2,12 +2,14 @@
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from serving.errors import PortInUse
-from serving.ports import Ports, describe_listener, ensure_free, is_free
+from serving.ports import Ports, becomes_free, describe_listener, ensure_free, is_free
 from tests.ports import find_free_ports
 
 
@@ -57,6 +59,22 @@ def test_names_every_port_that_is_taken(taken: int) -> None:
         ensure_free(Ports(free, taken, free, 0, taken))
     assert str(caught.value).count(str(taken)) == 2
     assert str(free) not in str(caught.value)
+
+
+def test_a_port_is_waited_for_while_its_process_ends(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JVM that counts as ended holds its port for a moment; nobody is seen to listen."""
+    assert not becomes_free(taken, 60.0)  # this process is seen: no waiting
+    monkeypatch.setattr("serving.ports._find_listener", lambda port: "")
+    began = time.monotonic()
+    assert not becomes_free(taken, 0.2)
+    assert time.monotonic() - began >= 0.2
+    (port,) = find_free_ports(1)
+    with socket.socket() as ending:
+        ending.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ending.bind(("127.0.0.1", port))
+        ending.listen()
+        threading.Timer(0.3, ending.close).start()
+        ensure_free(Ports(port, 0, 0, 0, 0))
 
 
 def test_a_listener_that_cannot_be_told_is_said_so() -> None:
