@@ -87,26 +87,32 @@ class Reader:
         """Return the batch at the start of what is held, and let go of its bytes; receives what is missing of it."""
         decoded = os.environ.get(_DECODE_VARIABLE, "true") == "true"
         batch = Batch([], [], [])
+        # Requests that were read are set aside, not to be copied with each part that arrives of the next.
+        aside: List[bytes] = []
         at, more = 1, True
-        while more:
-            try:
-                at, more = _read_request(self._held, at, batch, decoded)
-            except _Short as exc:
-                self._receive(exc.missing)
+        try:
+            while more:
+                try:
+                    at, more = _read_request(self._held, at, batch, decoded)
+                except _Short as exc:
+                    aside.append(self._held[:at])
+                    self._held, at = self._held[at:], 0
+                    self._receive(exc.missing)
+        except (ValueError, EOFError):
+            self._held = b"".join([*aside, self._held])
+            raise
         self._held = self._held[at:]
         return batch
 
     def _receive(self, missing: int) -> None:
-        parts = [self._held]
-        while missing > 0:
+        parts, part = [self._held], b"-"
+        while missing > 0 and part:
             part = self._connection.recv(max(missing, _CHUNK))
-            if not part:
-                # What came is kept for TorchServe's reader, which then finds the connection closed.
-                self._held = b"".join(parts)
-                raise EOFError
             parts.append(part)
             missing -= len(part)
         self._held = b"".join(parts)
+        if missing > 0:
+            raise EOFError
 
 
 def _read_request(data: bytes, at: int, batch: Batch, decoded: bool) -> Tuple[int, bool]:

@@ -137,6 +137,18 @@ def test_what_is_no_batch_goes_to_torchserve_from_its_start(message: bytes) -> N
     assert seen == [message]
 
 
+@pytest.mark.parametrize("step", [1, 50, 1 << 20])
+def test_a_message_that_turns_out_to_be_none_is_handed_over_whole(step: int) -> None:
+    """Also what was read of it before, in whatever parts it came."""
+    message = TWO[: -len(END)] + pack("3") + struct.pack("!i", -7)
+    wire = Wire(message, step)
+
+    def take_all(connection: Any) -> tuple[bytes, Any]:
+        return b"?", b"".join(iter(lambda: connection.recv(1 << 20), b""))
+
+    assert Reader(wire, take_all).read() == (b"?", message)
+
+
 @pytest.mark.parametrize("message", [b"", TWO[:20]], ids=["between messages", "within one"])
 def test_a_closed_connection_ends_the_process_as_torchserve_does(message: bytes) -> None:
     """The frontend is gone: so is the worker, with status 0."""
