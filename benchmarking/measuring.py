@@ -72,7 +72,7 @@ def measure(
     by_wrk: bool = False,
 ) -> Sample:
     """Return the figures of one run; ``requests`` are the bodies and types of the record's golden requests."""
-    from benchmarking.scraping import scrape
+    from benchmarking.scraping import scrape, scrape_settled
 
     plan = LoadPlan(
         port=running.port,
@@ -86,13 +86,14 @@ def measure(
     )
     checked = check_first(plan, record, running.decode) if by_wrk else None
     workers = running.workers()
-    logged, scraped = _count_log_bytes(running.logs), scrape(running.port + 2)
+    logged = _count_log_bytes(running.logs)
+    scraped = scrape_settled(running.port + 2) if checked else scrape(running.port + 2)
     spent = (_cpu([running.server]), _cpu(workers))
     load = drive_wrk(plan, checked) if checked else drive(plan, record, running.decode)
     server_cpu, worker_cpu = _cpu([running.server]) - spent[0], _cpu(workers) - spent[1]
     # Processor time and logs include the warm-up, as if its requests were like the others.
     each_answer = load.share / max(1, load.answers)
-    stages, batch = scrape(running.port + 2).since(scraped)
+    stages, batch = scrape_settled(running.port + 2).since(scraped)
     return Sample(
         system=running.name,
         concurrency=concurrency,

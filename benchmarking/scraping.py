@@ -1,12 +1,15 @@
 """What a server's metrics say of one run: the mean time of each stage of a batch, and how many requests it held."""
 
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 import requests
 
 _LINE = re.compile(r"^(\w+)\{(.*)\} (\S+)$")
+_REPORTED = "tsn_batch_requests_count"
+_SETTLING = 1.5  # seconds: a worker's report, once a second, and the frontend's reading of it
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -30,8 +33,17 @@ class Scrape:
         arrived = grown.get(("ts_inference_requests_total", ""), 0.0)
         if arrived:
             stages["queue"] = grown.get(("ts_queue_latency_microseconds", ""), 0.0) / arrived
-        batches = grown.get(("tsn_batch_requests_count", ""), 0.0)
+        batches = grown.get((_REPORTED, ""), 0.0)
         return stages, grown["tsn_batch_requests_sum", ""] / batches if batches else 0.0
+
+
+def scrape_settled(port: int) -> Scrape:
+    """Return the counters with all that was answered until now: workers report theirs up to a second later."""
+    found = scrape(port)
+    if (_REPORTED, "") not in found.counters:
+        return found
+    time.sleep(_SETTLING)
+    return scrape(port)
 
 
 def scrape(port: int) -> Scrape:
