@@ -52,7 +52,7 @@ class BenchPlan:
 def run_bench(plan: BenchPlan, *, progress: Progress) -> Outcome:
     """Return what the plan asks for; raise ``ServerError`` if a server does not start.
 
-    If one fails in a later round, hours of rounds before it are not lost: the outcome is theirs, and says why.
+    If one fails in a later round, the rounds before it are not lost: the outcome is theirs, and says why.
     """
     variant = plan.record.variants[0]
     outcome = Outcome(

@@ -78,8 +78,7 @@ class Reader:
     def recv(self, size: int) -> bytes:
         """Return at most ``size`` bytes, those that are held first: what TorchServe's reader asks of a socket."""
         if not self._held:
-            received: bytes = self._connection.recv(size)
-            return received
+            self._held = self._connection.recv(size)
         part, self._held = self._held[:size], self._held[size:]
         return part
 
@@ -94,10 +93,10 @@ class Reader:
             while more:
                 try:
                     at, more = _read_request(self._held, at, batch, decoded)
-                except _Short as exc:
+                except (_Short, struct.error) as exc:  # the latter where a length itself is cut off
                     aside.append(self._held[:at])
                     self._held, at = self._held[at:], 0
-                    self._receive(exc.missing)
+                    self._receive(exc.missing if isinstance(exc, _Short) else 1)
         except (ValueError, EOFError):
             self._held = b"".join([*aside, self._held])
             raise
@@ -118,7 +117,7 @@ class Reader:
 def _read_request(data: bytes, at: int, batch: Batch, decoded: bool) -> Tuple[int, bool]:
     """Add the request at ``at`` to the batch; return where it ends, and whether there was one.
 
-    Raises ``_Short`` where ``data`` ends before the request does, ``ValueError`` for what is none.
+    Raises ``_Short`` or ``struct.error`` where ``data`` ends before the request does, ``ValueError`` for what is none.
     """
     identity, at = _read_value(data, at)
     if identity is None:
@@ -137,7 +136,7 @@ def _read_request(data: bytes, at: int, batch: Batch, decoded: bool) -> Tuple[in
         key, content_type = name.decode(), kind.decode()
         fields[key] = {"content-type": content_type}
         row[key] = _decode(value, content_type) if decoded else value
-    fields.update(headers)  # of equal names the header counts, as at TorchServe
+    fields.update(headers)  # of equal names a header that is read here counts, as at TorchServe
     batch.ids.append(identity.decode())
     batch.headers.append(fields)
     batch.rows.append(row)
@@ -147,45 +146,38 @@ def _read_request(data: bytes, at: int, batch: Batch, decoded: bool) -> Tuple[in
 def _read_headers(data: bytes, at: int) -> Tuple[Dict[str, str], int]:
     """Return those of ``HEADERS`` in the list at ``at``, and where it ends; the others are stepped over."""
     headers: Dict[str, str] = {}
-    length = len(data)
     while True:
-        start = at + 4
-        if start > length:
-            raise _Short(start - length)
         size = _read_int(data, at)[0]
         if size < 0:
-            if size != END:
-                raise ValueError(f"a length of {size}")
-            return headers, start
-        middle = start + size
-        if middle + 4 > length:
-            raise _Short(middle + 4 - length)
+            _ensure_end(size)
+            return headers, at + 4
+        middle = at + 4 + size
         rest = _read_int(data, middle)[0]
         if rest < 0:
             raise ValueError("a header without a value")
+        name = _HEADER_NAMES.get(data[at + 4 : middle].lower()) if size in _HEADER_LENGTHS else None
         at = middle + 4 + rest
-        if size in _HEADER_LENGTHS:
-            name = _HEADER_NAMES.get(data[start:middle].lower())
-            if name is not None:
-                if at > length:
-                    raise _Short(at - length)
-                headers[name] = data[middle + 4 : at].decode()
+        if name is not None:
+            if at > len(data):
+                raise _Short(at - len(data))
+            headers[name] = data[middle + 4 : at].decode()
 
 
 def _read_value(data: bytes, at: int) -> Tuple[Optional[bytes], int]:
     """Return the value at ``at``, None for the end of its list, and where it ends."""
-    start = at + 4
-    if start > len(data):
-        raise _Short(start - len(data))
     size = _read_int(data, at)[0]
+    start, at = at + 4, at + 4 + size
     if size < 0:
-        if size != END:
-            raise ValueError(f"a length of {size}")
+        _ensure_end(size)
         return None, start
-    at = start + size
     if at > len(data):
         raise _Short(at - len(data))
     return data[start:at], at
+
+
+def _ensure_end(size: int) -> None:
+    if size != END:
+        raise ValueError(f"a length of {size}")
 
 
 def _decode(value: bytes, content_type: str) -> Any:
@@ -212,8 +204,8 @@ def encode_answers(
 
 @functools.lru_cache(maxsize=64)  # a model's answers have few kinds of heads
 def _encode_head(status: int, reason: str, headers: Tuple[Tuple[str, str], ...]) -> bytes:
-    parts = [pack_text(dict(headers).get("content-type") or ""), pack_int(status), pack_text(reason)]
-    parts.append(pack_int(len(headers)))
+    kind = pack_text(dict(headers).get("content-type") or "")
+    parts = [kind, pack_int(status), pack_text(reason), pack_int(len(headers))]
     for name, value in headers:
         parts += (pack_text(name), pack_text(value))
     return b"".join(parts)

@@ -188,7 +188,9 @@ def _answer(data: bytes) -> str:
 def test_public_pictures_are_read_alike() -> None:
     """The benchmark's own pictures, the plain case that this is for."""
     folder = Path(__file__).resolve().parents[2] / "benchmarking" / "recipes"
-    for path in sorted(folder.glob("*.png")):
+    paths = sorted(folder.glob("*.png"))
+    assert paths
+    for path in paths:
         found = read_plain_png(path.read_bytes(), PIXELS)
         assert found is not None, path
         assert np.array_equal(np.asarray(found), read_stock(path.read_bytes()))
