@@ -133,6 +133,7 @@ def make_command(settings: Settings, release: Release, store: Path, *, java: str
         f"-Dlog4j.configurationFile={(Path(__file__).resolve().parent / 'log4j2.xml').as_uri()}",
         f"-Djava.io.tmpdir={settings.folder / 'temporary'}",
         f"-Xmx{max(64, settings.heap // MIB)}m",
+        "-Djava.util.concurrent.ForkJoinPool.common.parallelism=32",  # as in the kit's config.properties
         "-cp",
         f"{release.package}/frontend/*",
         "org.pytorch.serve.ModelServer",

@@ -201,6 +201,14 @@ def test_a_port_in_use_is_refused_before_anything_is_built(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_batches_are_sent_by_threads_that_stay(tiny_archive: Path, port: int) -> None:
+    """With one or two processors Java before 25 would start a thread for each batch, were it not told otherwise."""
+    served = start_tiny(tiny_archive, port)
+    assert ask(port).status_code == 200
+    names = [(each / "comm").read_text() for each in Path(f"/proc/{served.state.pid}/task").iterdir()]
+    assert any(name.startswith("ForkJoinPool") for name in names)
+
+
 def test_a_server_that_was_killed_leaves_no_trace_to_the_next(tiny_archive: Path, port: int) -> None:
     """After a kill -9 nothing counts as running, and the same command starts anew."""
     first = start_tiny(tiny_archive, port)
