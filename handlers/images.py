@@ -24,6 +24,18 @@ _SIXTEEN_TO_EIGHT = (np.arange(65536) / 257).round().astype(np.uint8)
 Image.MAX_IMAGE_PIXELS = None
 
 
+def read_pixels(
+    data: bytes, size: Tuple[int, int], *, crop_share: float, most_bytes: int, most_pixels: int
+) -> np.ndarray:
+    """Return the middle of a picture file, as ``resize_to`` gives it of what ``decode_image`` does."""
+    _check_bytes(data, most_bytes)
+    plain = read_plain_png(data, most_pixels)
+    if plain is not None and plain.shape[:2] == size and crop_share == 1.0:
+        return plain
+    image = _decode(data, most_pixels) if plain is None else Image.fromarray(plain)
+    return resize_to(image, size, crop_share=crop_share)
+
+
 def decode_image(data: bytes, *, most_bytes: int, most_pixels: int) -> Image.Image:
     """Return a picture file's first frame as upright 8-bit RGB.
 
@@ -31,11 +43,17 @@ def decode_image(data: bytes, *, most_bytes: int, most_pixels: int) -> Image.Ima
     camera noted (EXIF) is carried out. Raises ``TooLarge`` over either limit, ``UnsupportedType`` for what is no
     picture of a known format, ``BadRequest`` for one that is broken.
     """
+    _check_bytes(data, most_bytes)
+    plain = read_plain_png(data, most_pixels)
+    return _decode(data, most_pixels) if plain is None else Image.fromarray(plain)
+
+
+def _check_bytes(data: bytes, most_bytes: int) -> None:
     if len(data) > most_bytes:
         raise TooLarge(f"the file has {len(data):,} bytes, at most {most_bytes:,} are taken; send a smaller picture")
-    plain = read_plain_png(data, most_pixels)
-    if plain is not None:
-        return plain if plain.mode == "RGB" else plain.convert("RGB")
+
+
+def _decode(data: bytes, most_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks about odd but readable files are of no use to a server

@@ -76,7 +76,8 @@ def read_body(row: Mapping[str, Any], content_types: Mapping[str, str], known: S
     """
     name = _choose_field(row, known)
     value, kind = row[name], content_types.get(name.lower(), "")
-    fields = {other: read_field(row[other]) for other in row if other != name and other in known}
+    others = row if len(row) > 1 else ()
+    fields = {other: read_field(row[other]) for other in others if other != name and other in known}
     if isinstance(value, str) and "json" not in kind:
         # A text that TorchServe has decoded is read like one it has not.
         value, kind = value.encode("utf-8", "surrogatepass"), kind or "text/plain"
@@ -136,6 +137,8 @@ def read_json_items(
 
 def pick_parameters(given: Mapping[str, Any], known: Sequence[str], *, strict: bool = False) -> Dict[str, Any]:
     """Return those of the given parameters that are known; with ``strict`` raise ``BadRequest`` for any other."""
+    if not given:
+        return {}
     unknown = [name for name in given if name not in known]
     if strict and unknown:
         raise BadRequest(

@@ -168,7 +168,7 @@ class Worker:
     def _count_waste(self, inputs: Tensors, batch: Optional[Sequence[Sequence[Any]]], items: int, size: int) -> None:
         computed = sum(tensor.numel() for tensor in inputs)
         if batch is None:
-            real = sum(tensor[:items].numel() for tensor in inputs)
+            real = computed // size * items
         else:
             real = sum(int(np.prod(np.shape(each))) for sample in batch for each in sample)
         self.waste.count(computed=computed, real=real, items=items, size=size)

@@ -82,6 +82,25 @@ def test_pixels_are_normalised_for_each_channel():
     assert torch.equal(batch[0], batch[1])
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda pixels: pixels[::-1, ::-1],
+        lambda pixels: pixels.transpose(1, 0, 2),
+        lambda pixels: np.broadcast_to(pixels[:1, :1], pixels.shape),
+        np.asfortranarray,
+    ],
+    ids=["flipped", "turned", "one colour", "columns first"],
+)
+def test_pixels_may_lie_in_memory_as_they_like(turn):
+    """A handler of one's own may give what numpy made of its picture."""
+    handler = make(mean=[0.1, 0.2, 0.3])
+    pixels = turn(np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    plain = np.ascontiguousarray(pixels)
+    for count in (1, 3):
+        assert torch.equal(handler.collate([(pixels,)] * count)[0], handler.collate([(plain,)] * count)[0])
+
+
 def test_the_batch_has_the_dtype_of_the_input():
     """A model compiled for bf16 inputs gets them."""
     spec = TensorSpec("image", "bfloat16", (1, 3, 8, 8))

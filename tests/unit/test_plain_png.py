@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from handlers import images
 from handlers.errors import BadRequest, TooLarge
-from handlers.plain_png import MOST_BYTES, read_plain_png
+from handlers.plain_png import MOST_BYTES, choose_unpack, read_plain_png, unpack_by_core, unpack_by_image
 
 PIXELS = 40_000_000
 
@@ -49,8 +49,55 @@ def test_pixels_are_pillows(mode: str, size: tuple[int, int], level: int) -> Non
     data = save(make_noise(mode, size), compress_level=level)
     found = read_plain_png(data, PIXELS)
     assert found is not None
-    assert found.mode == mode
-    assert np.array_equal(np.asarray(found.convert("RGB")), read_stock(data))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, read_stock(data))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_large_picture_of_one_colour_is_read(mode: str) -> None:
+    """A small file may hold a million pixels, which are written in one piece."""
+    picture = Image.new(mode, (1024, 1024), 77 if mode == "L" else (1, 2, 3))
+    found = read_plain_png(save(picture), PIXELS)
+    assert found is not None
+    assert np.array_equal(found, np.asarray(picture.convert("RGB")))
+
+
+def test_this_release_of_pillow_is_asked_by_its_core() -> None:
+    """The quick way is the one in use, not only the way back from it."""
+    assert choose_unpack() is unpack_by_core
+
+
+def _give_wrong(mode: str, size: tuple[int, int], packed: bytes) -> np.ndarray:
+    return unpack_by_image(mode, size, packed)[::-1]
+
+
+def _raise(mode: str, size: tuple[int, int], packed: bytes) -> np.ndarray:
+    raise TypeError("function takes exactly 2 arguments (1 given)")
+
+
+@pytest.mark.parametrize("quick", [_give_wrong, _raise])
+def test_another_pillow_is_asked_by_its_class(quick: object) -> None:
+    """A release whose core works otherwise is found out when the module is imported."""
+    assert choose_unpack(quick) is unpack_by_image  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unpack", [unpack_by_core, unpack_by_image])
+@pytest.mark.parametrize("count", [0, 500, 3103])
+def test_too_few_pixels_are_an_error(unpack: object, count: int) -> None:
+    """Never a picture whose rest is what lay in memory."""
+    with pytest.raises(ValueError, match=r"data|stream"):
+        unpack("RGB", (32, 32), zlib.compress(bytes(count)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 12)])
+@pytest.mark.parametrize("crop_share", [1.0, 0.5])
+@pytest.mark.parametrize("plain", [True, False])
+def test_pixels_for_a_model_are_cropped_and_resized(size: tuple[int, int], crop_share: float, plain: bool) -> None:
+    """Whether a picture has the model's size or not, plain or not, as by opening it and resizing it."""
+    picture = make_noise("RGB", size)
+    data = save(picture if plain else picture.convert("RGBA"))
+    found = images.read_pixels(data, (32, 32), crop_share=crop_share, most_bytes=MOST_BYTES, most_pixels=PIXELS)
+    assert np.array_equal(found, images.resize_to(picture, (32, 32), crop_share=crop_share))
 
 
 def test_pixels_in_several_chunks_and_beside_remarks_are_read() -> None:
@@ -64,7 +111,7 @@ def test_pixels_in_several_chunks_and_beside_remarks_are_read() -> None:
     cut_up = data[:at] + chunk(b"gAMA", struct.pack(">I", 45455)) + b"".join(parts) + time + chunk(b"IEND", b"")
     found = read_plain_png(cut_up, PIXELS)
     assert found is not None
-    assert np.array_equal(np.asarray(found), read_stock(data))
+    assert np.array_equal(found, read_stock(data))
     apart = data[:at] + parts[0] + time + b"".join(parts[1:]) + chunk(b"IEND", b"")
     assert read_plain_png(apart, PIXELS) is None
 
@@ -193,7 +240,7 @@ def test_public_pictures_are_read_alike() -> None:
     for path in paths:
         found = read_plain_png(path.read_bytes(), PIXELS)
         assert found is not None, path
-        assert np.array_equal(np.asarray(found), read_stock(path.read_bytes()))
+        assert np.array_equal(found, read_stock(path.read_bytes()))
 
 
 def test_a_refusal_says_what_is_wrong() -> None:
