@@ -109,7 +109,7 @@ class ImageClassifier(Handler):
 
     def collate(self, samples: Sequence[Tuple[Any, ...]]) -> Tensors:
         """Return pictures as one normalised tensor of shape (N, 3, height, width), channels last in memory."""
-        # Joined by height, and looked at as rows: np.stack would take three times as long for eight small pictures.
+        # Joined by height, and looked at as rows: np.stack takes over twice as long for eight small pictures.
         pixels = torch.from_numpy(np.concatenate([sample[0] for sample in samples]))
         rows = pixels.reshape(-1, 3 * self._size[1]).to(torch.float32).mul_(self._scale).add_(self._shift)
         normalised = rows.reshape(len(samples), *self._size, 3).permute(0, 3, 1, 2)

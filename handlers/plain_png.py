@@ -76,9 +76,10 @@ def unpack_by_image(mode: str, size: Tuple[int, int], packed: bytes) -> np.ndarr
 
 
 def unpack_by_core(mode: str, size: Tuple[int, int], packed: bytes) -> np.ndarray:
-    """Return the same by the same decoder, without the objects that Pillow's class makes on the way, half of the time.
+    """Return the same by the same decoder, without the objects that Pillow's class makes on the way.
 
-    These are the calls of ``Image.frombytes`` and ``Image.tobytes``, which Pillow does not document.
+    These are the calls of ``Image.frombytes`` and ``Image.tobytes``, which Pillow does not document. What they save is
+    in docs/decisions/0025-plain-png.md.
     """
     width, height = size
     box, shape = (0, 0, width, height), (height, width, 3) if mode == "RGB" else (height, width)
