@@ -44,7 +44,7 @@ def read_plain_png(data: bytes, most_pixels: int) -> Optional[np.ndarray]:
         pixels = _unpack(mode, size, packed)
     except Exception:  # struct.error, ValueError of a decoder...: Pillow says what is wrong
         return None
-    return pixels if mode == "RGB" else np.repeat(pixels[:, :, None], 3, axis=2)
+    return pixels if mode == "RGB" else pixels.repeat(3, axis=2)
 
 
 def _join_pixels(data: bytes) -> Optional[bytes]:
@@ -70,9 +70,9 @@ def _join_pixels(data: bytes) -> Optional[bytes]:
 def unpack_by_image(mode: str, size: Tuple[int, int], packed: bytes) -> np.ndarray:
     """Return the pixels that a picture's zlib stream holds, through Pillow's public class; raise what Pillow does.
 
-    ``size`` is (width, height); of shape (height, width, 3) for mode RGB, (height, width) for L.
+    ``size`` is (width, height); of shape (height, width, 3) for mode RGB, (height, width, 1) for L.
     """
-    return np.asarray(Image.frombytes(mode, size, packed, "zip", mode))
+    return np.asarray(Image.frombytes(mode, size, packed, "zip", mode)).reshape(size[1], size[0], -1)
 
 
 def unpack_by_core(mode: str, size: Tuple[int, int], packed: bytes) -> np.ndarray:
@@ -82,7 +82,7 @@ def unpack_by_core(mode: str, size: Tuple[int, int], packed: bytes) -> np.ndarra
     in docs/decisions/0025-plain-png.md.
     """
     width, height = size
-    box, shape = (0, 0, width, height), (height, width, 3) if mode == "RGB" else (height, width)
+    box = (0, 0, width, height)
     image = _core.new(mode, size)
     decoder = _core.zip_decoder(mode, mode)
     decoder.setimage(image, box)
@@ -94,7 +94,7 @@ def unpack_by_core(mode: str, size: Tuple[int, int], packed: bytes) -> np.ndarra
     _, done, pixels = encoder.encode(width * height * (3 if mode == "RGB" else 1))
     if done != 1:
         raise ValueError("the pixels were not written in one piece")
-    return np.frombuffer(pixels, np.uint8).reshape(shape)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, -1)
 
 
 def choose_unpack(quick: Unpack = unpack_by_core) -> Unpack:

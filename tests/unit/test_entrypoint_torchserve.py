@@ -120,3 +120,9 @@ def test_a_machine_without_java_is_told(tmp_path: Path) -> None:
         return
     with pytest.raises(Fault, match="there is no java in"):
         torchserve.find_java({"PATH": str(tmp_path)})
+
+
+def test_the_jvm_has_the_pool_of_the_kits_own_settings(tmp_path: Path) -> None:
+    """The option stands in two files, because a container does not carry the kit's config.properties."""
+    (option,) = [word for word in (ROOT / "config.properties").read_text().split() if "ForkJoinPool" in word]
+    assert option in torchserve.make_command(_settings(tmp_path), NEW, tmp_path, java="java", python="python")
